@@ -1,0 +1,63 @@
+"""`inlay doctor`: verify every byte of an index, and repair what can be repaired."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from inlay.cli.index import open_place, say
+from inlay.cli.places import Place, locate
+from inlay.errors import InlayError
+
+__all__ = ["command"]
+
+
+@click.command("doctor")
+@click.argument("path", default=".", type=click.Path(path_type=Path))
+@click.option("--repair", is_flag=True, help="Make again what does not verify.")
+@click.option("--json", "json_wanted", is_flag=True, help="Print the findings as JSON.")
+@click.pass_context
+def command(ctx: click.Context, path: Path, repair: bool, json_wanted: bool) -> None:
+    """Verify the index of PATH, byte by byte. The exit code is 0 only if all of it verifies."""
+    place = locate(path)
+    found, left = _examine(place, repair)
+    if json_wanted:
+        from inlay.cli.show import print_json
+
+        report = {"path": str(place.collection), "ok": not left, "problems": left}
+        print_json(report | ({"repaired": [problem for problem in found if problem not in left]} if repair else {}))
+    else:
+        for problem in found:
+            click.echo(f"- {problem}")
+        if not left:
+            click.echo("repaired; everything verifies" if found else "everything verifies")
+        elif repair:
+            say(f"{len(left)} of {len(found)} problems are left. {_last_resort(place)}")
+        else:
+            say(f"{len(left)} problem{'s' if len(left) > 1 else ''}. To repair: inlay doctor --repair {path}")
+    ctx.exit(1 if left else 0)
+
+
+def _examine(place: Place, repair: bool) -> tuple[list[str], list[str]]:
+    """The problems found, and those that are left in the end."""
+    if not place.exists:
+        open_place(place, mode="r")  # says how to make one
+    found: list[str] = []
+    try:
+        with open_place(place, mode="a" if repair else "r") as collection:
+            found = left = list(collection.verify())
+            if repair and found:
+                collection.repair()
+                left = list(collection.verify())
+            return found, left
+    except InlayError as error:
+        # What cannot even be opened, or be mended, is a finding like another: the doctor has to say so, not to fall.
+        problem = str(error)
+        return [*found, problem], [*found, problem]
+
+
+def _last_resort(place: Place) -> str:
+    if place.folder is not None:
+        return f"To make it again from the files: inlay index --rebuild {place.folder}"
+    return "What can still be read can be saved: inlay export"

@@ -1,0 +1,181 @@
+"""`inlay index`: make the index of a folder, or bring it up to date; search does the same before it answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from inlay.cli.places import Place, is_collection, locate
+from inlay.errors import BadInput, InlayError
+
+if TYPE_CHECKING:
+    from inlay.collection import Collection
+    from inlay.collection.folder import SyncReport
+
+__all__ = ["command", "mirror", "open_place", "say"]
+
+SKIPPED_SHOWN = 5
+
+
+@click.command("index")
+@click.argument("path", default=".", type=click.Path(exists=True, path_type=Path))
+@click.option("--encoder", metavar="NAME", help="What makes the dense vectors; kept for later.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Keep the index here.")
+@click.option("--embed", is_flag=True, help="Also make now the vectors that would be made on demand.")
+@click.option("--rebuild", is_flag=True, help="Start again from the files.")
+@click.option("--include", metavar="GLOB", multiple=True, help="Only files like this; kept for later. Repeatable.")
+@click.option("--exclude", metavar="GLOB", multiple=True, help="No files like this; kept for later. Repeatable.")
+@click.option("--hidden/--no-hidden", default=None, help="Also files whose names begin with a dot; kept for later.")
+@click.option("--json", "json_wanted", is_flag=True, help="Print the report as JSON.")
+def command(
+    path: Path,
+    encoder: str | None,
+    output: Path | None,
+    embed: bool,
+    rebuild: bool,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    hidden: bool | None,
+    json_wanted: bool,
+) -> None:
+    """Index the folder PATH, or bring its index up to date.
+
+    Only files that changed since the last time are read. Files that .gitignore names are left out. The work may be
+    interrupted at any point, and goes on from there the next time.
+    """
+    place = _place(path, output)
+    covers: dict[str, Any] = {"include": list(include) or None, "exclude": list(exclude) or None, "hidden": hidden}
+    if rebuild and place.exists:
+        encoder, covers = _start_again(place, encoder, covers)
+    with open_place(place, encoder=encoder) as collection:
+        report = mirror(collection, place, **covers)
+        embedded = collection.embed(progress=sys.stderr.isatty()) if embed else 0
+    if json_wanted:
+        from inlay.cli.show import print_json
+
+        print_json(dataclasses.asdict(report) | {"embedded": embedded, "collection": str(place.collection)})
+        return
+    for name, reason in report.skipped[:SKIPPED_SHOWN]:
+        say(f"skipped {name}: {reason}")
+    if len(report.skipped) > SKIPPED_SHOWN:
+        say(f"skipped {len(report.skipped) - SKIPPED_SHOWN} more; inlay index --json lists them")
+    click.echo(summary(report) + (f", {embedded} vectors made" if embedded else ""))
+
+
+def open_place(place: Place, *, encoder: str | None = None, mode: str = "a") -> Collection:
+    """Open the collection of a place; with mode "a" make it if there is none."""
+    import inlay
+
+    if mode == "r" and not place.exists:
+        raise BadInput(f"{place} is not indexed yet; run: inlay index {place}")
+    place.collection.parent.mkdir(parents=True, exist_ok=True)
+    return inlay.open(place.collection, encoder=encoder, mode=mode)
+
+
+def mirror(
+    collection: Collection,
+    place: Place,
+    *,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    hidden: bool | None = None,
+) -> SyncReport:
+    """Bring a collection up to date with its folder.
+
+    Args:
+        collection: open for writing.
+        place: where it lives and which folder it mirrors.
+        include: patterns of the files it covers; None for those given last.
+        exclude: patterns of the files it leaves out; None for those given last.
+        hidden: whether it covers hidden files; None for what was given last.
+    """
+    from inlay.collection.folder import sync
+
+    assert place.folder is not None
+    remembered = collection.settings.get("covers") or {}
+    given = {"include": include, "exclude": exclude, "hidden": hidden}
+    covers = remembered | {name: value for name, value in given.items() if value is not None}
+    # Before the work, so that an index whose making was interrupted is listed, and goes on as it began.
+    for name, value in {"folder": os.fspath(place.folder), "covers": covers}.items():
+        if collection.settings.get(name) != value:
+            collection.settings[name] = value
+    report = sync(
+        collection,
+        place.folder,
+        progress=sys.stderr.isatty(),
+        include=place.include or covers.get("include", ()),
+        exclude=[*covers.get("exclude", ()), *_itself(place)],
+        hidden=covers.get("hidden", False) or place.alone,
+    )
+    if report.added or report.updated or report.removed or collection.settings.get("indexed") is None:
+        collection.settings["indexed"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return report
+
+
+def summary(report: SyncReport) -> str:
+    """A report in one line."""
+    changes = [
+        f"{count} {what}"
+        for count, what in ((report.added, "new"), (report.updated, "changed"), (report.removed, "removed"))
+        if count
+    ]
+    files = f"{report.files} file{'' if report.files == 1 else 's'}"
+    return f"{files} ({', '.join(changes) or 'nothing new'}) in {report.seconds:.1f} s"
+
+
+def say(message: str) -> None:
+    """Tell the person something that is no part of the output."""
+    click.echo(f"inlay: {message}", err=True)
+
+
+def _place(path: Path, output: Path | None) -> Place:
+    place = locate(path, own=True)
+    if place.folder is None:
+        if output is not None:
+            raise BadInput(f"{path} is a collection already; --output is where the index of a folder goes")
+        with open_place(place, mode="r") as collection:
+            folder = collection.settings.get("folder")
+        if folder is None:
+            raise BadInput(f"{path} was not made from a folder. To add documents: inlay import {path} FILE")
+        if not os.path.isdir(folder):
+            raise BadInput(f"{path} was made from {folder}, which is not there any more")
+        return Place(path, Path(folder))
+    if output is None:
+        return place
+    if output.exists() and not is_collection(output) and any(output.iterdir()):
+        raise BadInput(f"{output} holds other files; give a folder that is new or empty, such as notes.inlay")
+    if is_collection(output):
+        with open_place(Place(output), mode="r") as collection:
+            folder = collection.settings.get("folder")
+        if folder != os.fspath(place.folder):
+            raise BadInput(f"{output} holds {folder or 'documents of its own'}, not {place.folder}; give another")
+    return dataclasses.replace(place, collection=output)
+
+
+def _start_again(place: Place, encoder: str | None, covers: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Remove an index, and return what it was made with where nothing else was asked for."""
+    from inlay.cli.manage import remove
+
+    try:
+        with open_place(place, mode="r") as collection:
+            remembered = collection.settings.get("covers") or {}
+            encoder = encoder or collection.info().get("encoder")
+    except InlayError as error:
+        say(f"its settings cannot be read, the usual ones are taken ({error})")
+        remembered = {}
+    remove(place.collection)
+    return encoder, {name: remembered.get(name) if value is None else value for name, value in covers.items()}
+
+
+def _itself(place: Place) -> list[str]:
+    """The pattern that leaves the index out of the index, where it is kept inside its folder."""
+    assert place.folder is not None
+    inside = os.path.relpath(os.path.realpath(place.collection), place.folder)
+    return [] if inside.startswith(os.pardir) else [f"/{inside}/"]

@@ -1,0 +1,176 @@
+"""`inlay ls`, `inlay info`, `inlay rm`: what is indexed, what an index holds, and the end of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from inlay.cli.index import open_place, say
+from inlay.cli.places import CATALOG, Place, indexes, locate
+from inlay.errors import BadInput, InlayError
+
+__all__ = ["info", "ls", "remove", "rm"]
+
+# All that a collection ever writes into its folder; anything else there is someone's and stays.
+OURS = (CATALOG, f"{CATALOG}-wal", f"{CATALOG}-shm", "segments", "writer.lock", "writer.json")
+
+
+@click.command("ls")
+@click.option("--json", "json_wanted", is_flag=True, help="Print the list as JSON.")
+def ls(json_wanted: bool) -> None:
+    """List the folders that are indexed, those that were searched or given to 'inlay index'."""
+    from inlay.cli.show import print_json, printable, size
+
+    rows = [_describe(path) for path in indexes()]
+    if json_wanted:
+        print_json(rows)
+        return
+    if not rows:
+        say("nothing is indexed yet. To index a folder, search it: inlay search QUERY FOLDER")
+        return
+    shown = [("FOLDER", "DOCUMENTS", "SIZE", "LAST CHANGE", "")]
+    for row in rows:
+        count = "–" if row["documents"] is None else f"{row['documents']:,}"
+        when = (row["indexed"] or "–")[:16].replace("T", " ")
+        shown.append((printable(row["folder"] or row["collection"]), count, size(row["bytes"]), when, row["note"]))
+    widths = [max(len(row[column]) for row in shown) for column in range(5)]
+    for folder, count, nbytes, when, note in shown:
+        line = f"{folder:<{widths[0]}}  {count:>{widths[1]}}  {nbytes:>{widths[2]}}  {when:<{widths[3]}}  {note}"
+        click.echo(line.rstrip())
+
+
+@click.command("info")
+@click.argument("path", default=".", type=click.Path(path_type=Path))
+@click.option("--json", "json_wanted", is_flag=True, help="Print it as JSON.")
+def info(path: Path, json_wanted: bool) -> None:
+    """Show what the index of PATH holds, how large it is and what made its vectors."""
+    from inlay.cli.show import print_json
+
+    place = locate(path)
+    with open_place(place, mode="r") as collection:
+        about: dict[str, Any] = dict(collection.info())
+        about.setdefault("path", str(place.collection))
+        for name in ("folder", "indexed", "covers"):
+            if (value := collection.settings.get(name)) is not None:
+                about.setdefault(name, value)
+    if json_wanted:
+        print_json(about)
+        return
+    for line in _lines(about):
+        click.echo(line)
+
+
+@click.command("rm")
+@click.argument("path", default=".", type=click.Path(path_type=Path))
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def rm(ctx: click.Context, path: Path, yes: bool) -> None:
+    """Remove the index of PATH. The files it was made from stay; a collection given by name loses its documents."""
+    place = locate(path, own=True)
+    if not place.exists:
+        round_it = locate(path)
+        hint = f"; it is covered by the index of {round_it.folder}" if round_it.exists else ""
+        raise BadInput(f"{path} has no index of its own{hint}. To see all: inlay ls")
+    about = _describe(place.collection)
+    what = f"the index of {place}" if place.folder else f"the collection {place.collection} with its documents"
+    if about["documents"] is not None:
+        what += f" ({about['documents']:,} documents)"
+    if not yes and not click.confirm(f"Remove {what}?", err=True):
+        say("nothing was removed")
+        ctx.exit(1)
+    left = remove(place.collection)
+    click.echo(f"removed {what}")
+    if left:
+        say(f"{place.collection} stays, for it holds other files: {', '.join(left[:5])}")
+
+
+def remove(collection: Path) -> list[str]:
+    """Remove a collection from disk.
+
+    Returns:
+        Names of files in its folder that are not inlay's, and so were left where they are.
+
+    Raises:
+        Locked: another process is writing to it.
+    """
+    with _writing(collection):
+        # Renamed first: a collection without its catalog is none, so a removal that is interrupted leaves no half.
+        tag = secrets.token_hex(4)
+        for name in OURS:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(collection / name, collection / f".removed-{tag}-{name}")
+    for path in collection.glob(".removed-*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    left = sorted(entry.name for entry in collection.iterdir())
+    if not left:
+        collection.rmdir()
+    return left
+
+
+@contextlib.contextmanager
+def _writing(collection: Path) -> Iterator[None]:
+    from inlay.collection.lock import WriterLock
+
+    lock = WriterLock(collection)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    """A row of the list; an index that cannot be opened is listed with the reason."""
+    row: dict[str, Any] = {
+        "folder": None,
+        "documents": None,
+        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        "indexed": None,
+        "collection": str(path),
+        "note": "",
+    }
+    try:
+        with open_place(Place(path), mode="r") as collection:
+            row["folder"] = collection.settings.get("folder")
+            row["indexed"] = collection.settings.get("indexed")
+            row["documents"] = len(collection)
+    except (InlayError, OSError) as error:
+        row["note"] = f"cannot be opened: {error}"
+        return row
+    if row["folder"] is not None and not os.path.exists(row["folder"]):
+        row["note"] = "the folder is gone; inlay rm removes this index"
+    return row
+
+
+def _lines(about: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Nested settings, a line each, names in a column."""
+    from inlay.cli.show import printable, size
+
+    wide = max((len(str(name)) for name in about), default=0)
+    for name, value in about.items():
+        label = f"{indent}{str(name).replace('_', ' '):<{wide}}  "
+        if isinstance(value, Mapping) and value:
+            yield label.rstrip()
+            yield from _lines(value, indent + "  ")
+        elif isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+            for item in value:
+                yield label.rstrip()
+                yield from _lines(item, indent + "  ")
+        elif name in ("bytes", "nbytes", "size") and isinstance(value, int | float):
+            yield label + size(value)
+        elif isinstance(value, list | tuple):
+            yield label + (", ".join(printable(str(item)) for item in value) or "–")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield f"{label}{value:,}"
+        else:
+            yield label + ("–" if value in (None, {}, "") else printable(str(value)))

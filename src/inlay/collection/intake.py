@@ -1,0 +1,131 @@
+"""What people hand in, brought to one form: `Document`s whose every value can be stored and found again."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from inlay.errors import BadInput
+from inlay.types import Document
+
+__all__ = ["as_document", "each"]
+
+LONGEST = 256 * 2**20  # characters of one document; more is a file that wants splitting, not a document
+
+
+def each(documents: Any) -> Iterator[Any]:
+    """Items of whatever holds documents: an iterable, a pandas or a pyarrow table (row by row).
+
+    Raises:
+        BadInput: a single string or dictionary, which is almost always a forgotten pair of brackets.
+    """
+    if isinstance(documents, str | bytes | Mapping) or documents is None:
+        raise BadInput(f"expected a list of documents, got a single {type(documents).__name__}: put it into [ ]")
+    if hasattr(documents, "to_batches"):  # pyarrow
+        return (row for batch in documents.to_batches() for row in batch.to_pylist())
+    if hasattr(documents, "iterrows") and hasattr(documents, "to_dict"):  # pandas
+        columns = [str(name) for name in documents.columns]
+        return (dict(zip(columns, row)) for row in documents.itertuples(index=False, name=None))
+    if not isinstance(documents, Iterable):
+        raise BadInput(f"expected a list of documents, got {type(documents).__name__}")
+    return iter(documents)
+
+
+def as_document(item: Any, default_id: str) -> Document:
+    """One item as a Document.
+
+    Strings are texts; dictionaries and dataclasses have `text`, perhaps `id`, and every other key is metadata.
+
+    Raises:
+        BadInput: what is wrong with it, in words that fit behind "document ID: ".
+    """
+    if isinstance(item, Document):
+        document = Document(item.id, item.text, dict(item.metadata), item.chunks)
+    elif isinstance(item, str):
+        document = Document(default_id, item)
+    else:
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            item = dataclasses.asdict(item)
+        if not isinstance(item, Mapping):
+            raise BadInput(f"a document is a string, a dictionary or a dataclass, got {type(item).__name__}")
+        rest = dict(item)
+        name = rest.pop("id", None)
+        name = default_id if _missing(name) else name
+        text = rest.pop("text", None)
+        if _missing(text):
+            raise BadInput(f"it has no 'text' (its keys are {', '.join(map(repr, item)) or 'none'})")
+        document = Document(name, text, rest)
+    if isinstance(document.id, int) and not isinstance(document.id, bool):
+        document.id = str(document.id)
+    if not isinstance(document.id, str) or not document.id:
+        raise BadInput(f"its id must be a non-empty string, got {document.id!r}")
+    if not isinstance(document.text, str):
+        raise BadInput(f"its text must be a string, got {type(document.text).__name__}")
+    if len(document.text) > LONGEST:
+        raise BadInput(f"its text has {len(document.text):,} characters; the limit is {LONGEST:,}: split it")
+    if not document.text.strip():
+        raise BadInput("its text is empty")
+    _encodable("id", document.id)
+    _encodable("text", document.text)
+    document.metadata = {_name(key): _value(key, value) for key, value in document.metadata.items()}
+    return document
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))  # pandas writes absent as NaN
+
+
+def _encodable(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"its {what} is not valid Unicode (a lone surrogate at character {error.start}); "
+            "decode the source with errors='replace'"
+        ) from None
+
+
+def _name(key: Any) -> str:
+    if not isinstance(key, str) or not key:
+        raise BadInput(f"a metadata name must be a non-empty string, got {key!r}")
+    if key.startswith("$"):
+        raise BadInput(f"the metadata name {key!r} begins with $, which filters keep for operators")
+    _encodable("metadata name", key)
+    return key
+
+
+def _value(key: Any, value: Any, depth: int = 0) -> Any:
+    if depth > 32:
+        raise BadInput(f"the metadata under {key!r} nests more than 32 levels deep")
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        _encodable(f"metadata {key!r}", value)
+        return str(value)
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise BadInput(f"the metadata {key!r} = {value} does not fit 64 bits; store it as a string")
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            # An absent number in a data frame; in JSON it has no name, and in a filter no order.
+            return None
+        return float(value)
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return {_name(inner): _value(inner, item, depth + 1) for inner, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_value(key, item, depth + 1) for item in value]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return _value(key, value.tolist(), depth + 1)
+    raise BadInput(f"the metadata {key!r} is a {type(value).__name__}, which JSON cannot hold")
+
+
+def as_json(metadata: Mapping[str, Any]) -> str:
+    """Metadata as stored."""
+    return json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,211 @@
+"""A query's way through a collection: lists from the spaces, vectors on demand, fusion, passages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inlay.collection.snapshot import LEXICAL, Snapshot
+from inlay.errors import BadInput, Locked, SpaceMismatch
+from inlay.search.fusion import Found, Fusion, reciprocal_rank, union
+from inlay.types import Hit, Sparse
+
+if TYPE_CHECKING:
+    from inlay.collection.collection import Collection
+
+__all__ = ["fuse", "search"]
+
+DENSE = "dense"
+DEPTH = 100  # candidates per space, at least; measured: deeper lists do not change the fused top ten
+
+
+def fuse(lists: Mapping[str, Found]) -> Found:
+    """The default fusion."""
+    return reciprocal_rank(lists)
+
+
+def search(
+    c: Collection,
+    query: str | None,
+    k: int,
+    *,
+    where: Mapping[str, Any] | None,
+    mode: str | None,
+    per: str,
+    vector: Any,
+    rerank: int,
+    fusion: Fusion = fuse,
+) -> list[Hit]:
+    """See `Collection.search`."""
+    _check(query, k, mode, per, vector, rerank)
+    snapshot = c._snapshot
+    mode = mode or _mode(c, snapshot, query, vector)
+    allowed = snapshot.allowed(where)
+    if allowed is not None and not len(allowed):
+        return []
+    row = _query_row(c, snapshot, query, vector) if mode != "lexical" else None
+    depth = max(DEPTH, 4 * k)
+    while True:
+        lists: dict[str, Found] = {}
+        if mode != "dense" or _is_lazy(snapshot):
+            lists[LEXICAL] = snapshot.view(LEXICAL).search(c._terms().terms(query or ""), depth, allowed)
+        made: set[int] = set()
+        if row is not None:
+            lists[DENSE] = _dense(snapshot, row, depth, allowed)
+            if _is_lazy(snapshot) and len(lists[LEXICAL][0]):
+                lists[DENSE], made = _embed_candidates(c, snapshot, row, lists, depth, rerank)
+                snapshot = c._snapshot
+        shown = {DENSE: lists[DENSE]} if mode == "dense" else lists
+        chunks, scores = fusion(shown) if len(shown) > 1 else next(iter(shown.values()))
+        if per == "chunk" or all(len(found[0]) < depth for found in lists.values()):
+            break
+        # Several passages of one document count once: look deeper until k documents are found.
+        documents = snapshot.documents_of(chunks)
+        if len(set(documents.values())) >= k:
+            break
+        depth *= 4
+    if per == "document":
+        chunks, scores = _best_of_document(snapshot, chunks, scores)
+    return _hits(snapshot, chunks[:k], scores[:k], lists, made)
+
+
+def _check(query: Any, k: Any, mode: Any, per: Any, vector: Any, rerank: Any) -> None:
+    if query is None and vector is None:
+        raise BadInput("nothing to search for: pass a query, a vector, or both")
+    if query is not None and not isinstance(query, str):
+        raise BadInput(f"the query is a string, got {type(query).__name__}")
+    if query is not None and not query.strip() and vector is None:
+        raise BadInput("the query is empty")
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise BadInput(f"k is a positive number, got {k!r}")
+    if mode not in (None, "hybrid", "dense", "lexical"):
+        raise BadInput(f"mode is 'hybrid', 'dense' or 'lexical', got {mode!r}")
+    if per not in ("document", "chunk"):
+        raise BadInput(f"per is 'document' or 'chunk', got {per!r}")
+    if not isinstance(rerank, int | np.integer) or rerank < 0:
+        raise BadInput(f"rerank is a number of candidates, got {rerank!r}")
+
+
+def _mode(c: Collection, snapshot: Snapshot, query: str | None, vector: Any) -> str:
+    if query is None:
+        return "dense"
+    stored = snapshot.spaces.get(DENSE)
+    if stored is None:
+        return "lexical"
+    return "hybrid" if vector is not None or c._dense_encoder() is not None else "lexical"
+
+
+def _is_lazy(snapshot: Snapshot) -> bool:
+    return DENSE in snapshot.spaces and snapshot.pending(DENSE) > 0
+
+
+def _query_row(c: Collection, snapshot: Snapshot, query: str | None, vector: Any) -> Any:
+    stored = snapshot.spaces.get(DENSE)
+    if stored is None:
+        raise BadInput(f"{c.path} has no vectors; search it with mode='lexical', or open it with an encoder")
+    if vector is not None:
+        row = np.asarray(vector, dtype=np.float32).reshape(-1)
+        if row.shape[0] != stored.space.dim:
+            raise SpaceMismatch(f"the query vector has {row.shape[0]} dimensions, {c.path} has {stored.space.dim}")
+        if not np.isfinite(row).all():
+            raise BadInput("the query vector has NaN or infinite elements")
+    else:
+        encoder = c._dense_encoder()
+        if encoder is None:
+            raise BadInput(f"the vectors of {c.path} were brought from outside: pass vector= with the query's own")
+        row = encoder.encode_query([query])
+        if c._map is not None:
+            row = np.asarray(c._map.transform(row), dtype=np.float32)
+        row = Sparse.of(row) if stored.space.kind == "sparse" else np.asarray(row, dtype=np.float32).reshape(-1)
+    if isinstance(row, np.ndarray) and stored.space.metric == "cosine":
+        norm = float(np.linalg.norm(row))
+        row = row / norm if norm > 0 else row
+    return row
+
+
+def _dense(snapshot: Snapshot, row: Any, depth: int, allowed: np.ndarray | None) -> Found:
+    chunks, scores = snapshot.view(DENSE).search(row, depth, allowed)
+    # A zero query row says nothing about anything: no list is better than an arbitrary one.
+    if isinstance(row, np.ndarray) and not row.any():
+        return chunks[:0], scores[:0]
+    return chunks, scores
+
+
+def _embed_candidates(
+    c: Collection, snapshot: Snapshot, row: Any, lists: dict[str, Found], depth: int, rerank: int
+) -> tuple[Found, set[int]]:
+    """Give the best lexical candidates their vectors now, keep these, and list everything that has one.
+
+    Returns:
+        The dense list, and the chunks whose order the lazily made vectors decided.
+    """
+    stored = snapshot.spaces[DENSE]
+    best = lists[LEXICAL][0][:rerank]
+    known = snapshot.view(DENSE).covered()
+    missing = np.sort(np.setdiff1d(best, np.concatenate([known, np.array(sorted(c._unsaved), dtype=np.int64)])))
+    if len(missing):
+        from inlay.collection.snapshot import embeddable
+
+        passages = snapshot.passages(missing)
+        texts = [embeddable(passages[i].metadata, passages[i].heading, passages[i].text) for i in missing.tolist()]
+        vectors = np.asarray(c._dense_encoder().encode_document(texts), dtype=np.float32)
+        if stored.space.metric == "cosine":
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+        try:
+            if c._mode == "r":
+                raise Locked("open for reading only")
+            with c._writing() as writer:
+                writer.keep(stored, missing, vectors)
+                writer.compact()
+            c._state = None
+        except Locked:
+            c._unsaved.update(zip(missing.tolist(), vectors))
+    view = c._snapshot.view(DENSE)
+    candidates = union([lists[LEXICAL], lists[DENSE]])
+    candidates = np.array(sorted(set(candidates.tolist())), dtype=np.int64)
+    scores = view.scores(row, candidates)
+    for i, chunk in enumerate(candidates.tolist()):
+        if np.isnan(scores[i]) and chunk in c._unsaved:
+            scores[i] = _score(row, c._unsaved[chunk], stored.space.metric)
+    have = ~np.isnan(scores)
+    order = np.lexsort((candidates[have], -scores[have]))[:depth]
+    return (candidates[have][order], scores[have][order]), set(best.tolist()) & set(candidates[have].tolist())
+
+
+def _score(query: np.ndarray, row: np.ndarray, metric: str) -> float:
+    return -float(((query - row) ** 2).sum()) if metric == "l2" else float(query @ row)
+
+
+def _best_of_document(snapshot: Snapshot, chunks: np.ndarray, scores: np.ndarray) -> Found:
+    documents = snapshot.documents_of(chunks)
+    seen: set[int] = set()
+    keep = []
+    for i, chunk in enumerate(chunks.tolist()):
+        if documents[chunk] not in seen:
+            seen.add(documents[chunk])
+            keep.append(i)
+    return chunks[keep], scores[keep]
+
+
+def _hits(
+    snapshot: Snapshot, chunks: np.ndarray, scores: np.ndarray, lists: Mapping[str, Found], made: set[int]
+) -> list[Hit]:
+    passages = snapshot.passages(chunks)
+    places = {
+        name: {chunk: (rank, score) for rank, (chunk, score) in enumerate(zip(ids.tolist(), values.tolist()), 1)}
+        for name, (ids, values) in lists.items()
+    }
+    hits = []
+    for chunk, score in zip(chunks.tolist(), scores.tolist()):
+        p = passages[chunk]
+        spaces = {
+            name: {"rank": place[chunk][0], "score": place[chunk][1]} for name, place in places.items() if chunk in place
+        }
+        hits.append(
+            Hit(p.id, score, p.text, p.metadata, p.heading, p.line, p.last_line, p.number, spaces, chunk in made)
+        )
+    return hits
+

@@ -1,0 +1,74 @@
+"""The arrays of a segment, made from texts or vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from inlay.collection.segment import Terms
+from inlay.collection.snapshot import LEXICAL, StoredSpace
+from inlay.errors import BadInput, SpaceMismatch
+from inlay.types import Sparse
+
+__all__ = ["rows_of"]
+
+
+def rows_of(space: StoredSpace, encoder: Any, items: Any) -> dict[str, np.ndarray]:
+    """Rows of one space, ready to be stored.
+
+    Args:
+        space: the space.
+        encoder: makes rows of texts; None where `items` are the rows already.
+        items: texts, or rows.
+    """
+    if space.name == LEXICAL:
+        return _lexical(encoder.count(items))
+    rows = items if encoder is None else encoder.encode_document(items)
+    return _dense(space, rows) if space.space.kind == "dense" else _sparse(Sparse.of(rows))
+
+
+def _lexical(counts: Any) -> dict[str, np.ndarray]:
+    from inlay.indexes.inverted import Postings
+
+    values = np.minimum(counts.counts, 65535).astype(np.uint16)
+    postings = Postings.from_rows(counts.indptr, counts.columns, values, len(counts.terms))
+    return {
+        "indptr": postings.indptr,
+        "rows": postings.rows,
+        "values": postings.values,
+        "lengths": np.asarray(counts.lengths, dtype=np.int32),
+        **Terms.pack([term.encode() for term in counts.terms]),
+    }
+
+
+def _sparse(rows: Sparse) -> dict[str, np.ndarray]:
+    from inlay.indexes.inverted import Postings
+
+    dims, columns = np.unique(rows.indices, return_inverse=True)
+    postings = Postings.from_rows(rows.indptr, columns.astype(np.int32), rows.data, len(dims))
+    return {
+        "indptr": postings.indptr,
+        "rows": postings.rows,
+        "values": postings.values,
+        "dims": dims.astype(np.int64),
+    }
+
+
+def _dense(space: StoredSpace, rows: Any) -> dict[str, np.ndarray]:
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    if rows.ndim != 2 or rows.shape[1] != space.space.dim:
+        raise SpaceMismatch(f"the space {space.name!r} has {space.space.dim} dimensions, got rows {list(rows.shape)}")
+    # The sum is finite only if every element is: one pass, no temporary mask.
+    if not np.isfinite(rows.sum(dtype=np.float64)):
+        bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        raise BadInput(f"vector {bad} has NaN or infinite elements")
+    if space.space.metric == "cosine":
+        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+        rows = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    if space.dtype == "int8":
+        from inlay.codecs.scalar import Int8
+
+        codes, scales = Int8().encode(rows)
+        return {"rows": codes, "scales": scales}
+    return {"rows": rows.astype(space.dtype, copy=False)}

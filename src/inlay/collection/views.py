@@ -1,0 +1,225 @@
+"""What a snapshot can be asked, space by space: rows of several segments seen as one.
+
+A view answers in chunk numbers. Rows of deleted chunks are masked; statistics of the lexical space are those of the
+rows that are alive, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from inlay.collection.segment import Segment
+from inlay.errors import SpaceMismatch
+from inlay.types import Space, Sparse
+
+__all__ = ["DenseView", "LexicalView", "SparseView"]
+
+Found = tuple[np.ndarray, np.ndarray]  # chunk numbers int64 and scores float32, best first
+
+
+class _View:
+    def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray) -> None:
+        self.segments = list(segments)
+        self._dead: list[np.ndarray | None] = []
+        self._parts: list[Any] = [None] * len(self.segments)
+        for segment in self.segments:
+            _, rows = segment.rows_of(tombstones)
+            dead = None
+            if len(rows):
+                dead = np.zeros(segment.rows, dtype=bool)
+                dead[rows] = True
+            self._dead.append(dead)
+        self.alive = sum(s.rows - (0 if d is None else int(d.sum())) for s, d in zip(self.segments, self._dead))
+
+    def __len__(self) -> int:
+        return self.alive
+
+    def _allow(self, i: int, allowed: np.ndarray | None) -> np.ndarray | None:
+        """Mask over the rows of segment i, or None where every row may answer."""
+        dead = self._dead[i]
+        if allowed is None:
+            return None if dead is None else ~dead
+        mask = np.zeros(self.segments[i].rows, dtype=bool)
+        mask[self.segments[i].rows_of(allowed)[1]] = True
+        if dead is not None:
+            mask &= ~dead
+        return mask
+
+    def covered(self) -> np.ndarray:
+        """Chunks that have a row and are alive, ascending."""
+        parts = [s.chunks if d is None else s.chunks[~d] for s, d in zip(self.segments, self._dead)]
+        return np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
+
+    def _best(self, found: list[Found], k: int) -> Found:
+        if not found:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        chunks = np.concatenate([chunks for chunks, _ in found])
+        scores = np.concatenate([scores for _, scores in found])
+        order = np.lexsort((chunks, -scores))[:k]
+        return chunks[order], scores[order]
+
+
+class DenseView(_View):
+    """A dense space: exact scan, segment by segment."""
+
+    def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray, space: Space) -> None:
+        super().__init__(segments, tombstones)
+        self.space = space
+
+    def _index(self, i: int) -> Any:
+        from inlay.indexes.flat import Flat
+
+        if self._parts[i] is None:
+            pack = self.segments[i].pack
+            scales = pack["scales"] if "scales" in pack else None
+            self._parts[i] = Flat.over(pack["rows"], scales, metric=self.space.metric)
+        return self._parts[i]
+
+    def _query(self, query: np.ndarray) -> np.ndarray:
+        query = np.ascontiguousarray(query, dtype=np.float32).reshape(1, -1)
+        if query.shape[1] != self.space.dim:
+            raise SpaceMismatch(
+                f"the query has {query.shape[1]} dimensions, the collection's vectors have {self.space.dim}"
+            )
+        return query
+
+    def search(self, query: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
+        """The k nearest chunks of one query vector [dim]."""
+        query = self._query(query)
+        found = []
+        for i, segment in enumerate(self.segments):
+            scores, rows = self._index(i).search(query, min(k, segment.rows), allow=self._allow(i, allowed))
+            hit = rows[0] >= 0
+            found.append((segment.chunks[rows[0][hit]], scores[0][hit]))
+        return self._best(found, k)
+
+    def scores(self, query: np.ndarray, chunks: np.ndarray) -> np.ndarray:
+        """Score of each given chunk, float32; NaN where it has no vector."""
+        query = self._query(query)
+        out = np.full(len(chunks), np.nan, dtype=np.float32)
+        for i, segment in enumerate(self.segments):
+            places, rows = segment.rows_of(chunks)
+            if len(places):
+                pack = segment.pack
+                scales = pack["scales"][rows] if "scales" in pack else None
+                from inlay.indexes.flat import Flat
+
+                few = Flat.over(np.ascontiguousarray(pack["rows"][rows]), scales, metric=self.space.metric)
+                scores, ids = few.search(query, len(rows))
+                out[places[ids[0]]] = scores[0]
+        return out
+
+    def vectors(self) -> tuple[np.ndarray, np.ndarray]:
+        """All alive chunks and their rows as stored, decoded to float32 [n, dim]."""
+        chunks, rows = [], []
+        for segment, dead in zip(self.segments, self._dead):
+            keep = slice(None) if dead is None else ~dead
+            part = segment.pack["rows"][keep].astype(np.float32)
+            if "scales" in segment.pack:
+                part *= segment.pack["scales"][keep][:, None]
+            chunks.append(segment.chunks[keep])
+            rows.append(part)
+        if not chunks:
+            return np.empty(0, dtype=np.int64), np.empty((0, self.space.dim), dtype=np.float32)
+        order = np.argsort(np.concatenate(chunks))
+        return np.concatenate(chunks)[order], np.concatenate(rows)[order]
+
+
+class _PostingsView(_View):
+    def _postings(self, i: int) -> Any:
+        from inlay.indexes.inverted import Postings
+
+        if self._parts[i] is None:
+            segment = self.segments[i]
+            self._parts[i] = Postings(
+                segment.pack["indptr"],
+                segment.pack.unverified("rows"),
+                segment.pack.unverified("values"),
+                segment.rows,
+                weigh=self._weigh(i),
+            )
+        return self._parts[i]
+
+    def _weigh(self, i: int) -> Any:
+        return None
+
+    def _touch(self, i: int, columns: np.ndarray) -> None:
+        indptr = self.segments[i].pack["indptr"]
+        for column in columns.tolist():
+            for name in ("rows", "values"):
+                self.segments[i].pack.touch(name, int(indptr[column]), int(indptr[column + 1]))
+
+    def _top(self, i: int, columns: np.ndarray, weights: np.ndarray, k: int, allowed: np.ndarray | None) -> Found:
+        self._touch(i, columns)
+        scores, rows = self._postings(i).top(columns, weights, k, allow=self._allow(i, allowed))
+        return self.segments[i].chunks[rows], scores
+
+
+class SparseView(_PostingsView):
+    """A learnt sparse space: inner products over shared dimensions."""
+
+    def search(self, query: Sparse, k: int, allowed: np.ndarray | None = None) -> Found:
+        """The best k chunks of one query (a `Sparse` of one row)."""
+        found = []
+        for i, segment in enumerate(self.segments):
+            dims = segment.pack["dims"]
+            if not len(dims):
+                continue
+            place = np.minimum(np.searchsorted(dims, query.indices), len(dims) - 1)
+            known = dims[place] == query.indices
+            found.append(self._top(i, place[known], query.data[known].astype(np.float32), k, allowed))
+        return self._best(found, k)
+
+
+class LexicalView(_PostingsView):
+    """The lexical space: BM25 over raw term counts, with the statistics of the alive rows of all segments."""
+
+    def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray, k1: float, b: float) -> None:
+        super().__init__(segments, tombstones)
+        self._k1, self._b = k1, b
+        total = 0
+        for segment, dead in zip(self.segments, self._dead):
+            lengths = segment.pack["lengths"]
+            total += int(lengths.sum() if dead is None else lengths[~dead].sum())
+        self.average_length = total / self.alive if self.alive else 1.0
+
+    def _weigh(self, i: int) -> Any:
+        from inlay.encoders.bm25 import saturation
+
+        lengths = self.segments[i].pack["lengths"]
+
+        def weigh(rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+            return saturation(counts, lengths[rows], max(self.average_length, 1e-9), self._k1, self._b)
+
+        return weigh
+
+    def search(self, terms: Sequence[str], k: int, allowed: np.ndarray | None = None) -> Found:
+        """The best k chunks for the terms of one query (repeated terms count as often as they stand)."""
+        from inlay.encoders.bm25 import idf
+
+        distinct = list(dict.fromkeys(terms))
+        if not distinct:
+            return self._best([], k)
+        columns = np.array([[s.terms.find(term) for term in distinct] for s in self.segments], dtype=np.int64)
+        columns = columns.reshape(len(self.segments), len(distinct))
+        frequency = np.zeros(len(distinct), dtype=np.int64)
+        for i, (segment, dead) in enumerate(zip(self.segments, self._dead)):
+            indptr = segment.pack["indptr"]
+            for t, column in enumerate(columns[i].tolist()):
+                if column >= 0:
+                    start, stop = int(indptr[column]), int(indptr[column + 1])
+                    frequency[t] += stop - start
+                    if dead is not None:
+                        segment.pack.touch("rows", start, stop)
+                        frequency[t] -= int(dead[segment.pack.unverified("rows")[start:stop]].sum())
+        times = np.array([sum(t == term for t in terms) for term in distinct])
+        weights = (idf(self.alive, frequency) * times).astype(np.float32)
+        found = []
+        for i in range(len(self.segments)):
+            known = columns[i] >= 0
+            if known.any():
+                found.append(self._top(i, columns[i][known], weights[known], k, allowed))
+        return self._best(found, k)

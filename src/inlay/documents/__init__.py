@@ -1,0 +1,40 @@
+"""Files to documents to chunks.
+
+`walk` finds the files of a folder that are worth reading, `read` turns a file into documents, and `chunk` cuts a
+document into passages that know their lines and headings::
+
+    for source in walk("notes"):
+        for document in read(source):
+            for passage in document.chunks or chunk(document):
+                print(source.name, passage.line, passage.heading)
+
+A file that cannot be read raises `Unreadable`; `walk` raises for its root only, and reports everything else it leaves
+out through a callback.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inlay.documents.chunking import chunk
+    from inlay.documents.decode import Unreadable
+    from inlay.documents.folder import Source, walk
+    from inlay.documents.reading import read
+
+__all__ = ["Source", "Unreadable", "chunk", "read", "walk"]
+
+_HOME = {"Source": "folder", "Unreadable": "decode", "chunk": "chunking", "read": "reading", "walk": "folder"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

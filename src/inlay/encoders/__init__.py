@@ -1,0 +1,50 @@
+"""How rows are made: what turns texts into vectors, behind two methods, `encode_document` and `encode_query`.
+
+`encoder(name, **options)` makes one by name; the classes are here too.
+
+- `BM25`: term weights (sparse). `Numen`: hashed character n-grams. Neither needs a model.
+- `Static`: mean of token rows from a table; thousands of texts a second.
+- `Onnx`, `SentenceTransformers`: transformers on this machine.
+- `Endpoint`: any OpenAI-compatible service.
+
+Every encoder takes a list of texts (a lone str is refused), gives one row each, carries the `space` its rows live in,
+and a `spec` from which `encoder(**spec)` makes it again. Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inlay.encoders.bm25 import BM25
+    from inlay.encoders.endpoint import Endpoint
+    from inlay.encoders.names import encoder
+    from inlay.encoders.numen import Numen
+    from inlay.encoders.onnx import Onnx
+    from inlay.encoders.sentence_transformers import SentenceTransformers
+    from inlay.encoders.static import Static
+
+__all__ = ["BM25", "Endpoint", "Numen", "Onnx", "SentenceTransformers", "Static", "encoder"]
+
+_HOME = {
+    "BM25": "bm25",
+    "Endpoint": "endpoint",
+    "Numen": "numen",
+    "Onnx": "onnx",
+    "SentenceTransformers": "sentence_transformers",
+    "Static": "static",
+    "encoder": "names",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,293 @@
+"""Compiled form of `postings`: MaxScore in windows of rows.
+
+A query's terms come in descending order of the most that each can add to a row. Once k rows are known, the weakest
+of them sets a *threshold*, and the last terms, which even together cannot lift a row above it, become
+*non-essential*: a row that has only those cannot enter. So only the essential lists are read in full, a window of
+rows at a time into an accumulator that stays in the first-level cache, and the non-essential lists are merely probed
+for the few rows that may still get above the threshold. Everything else is skipped, and nothing is approximate.
+
+Turtle & Flood 1995, "Query Evaluation: Strategies and Optimizations" (MaxScore); the window is Lucene's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+# Rows of a window: 32 KiB of float32.
+WINDOW = 8192
+
+# Fewer postings than this in a window are collected by reading them again, more by sweeping the accumulator.
+_FEW = WINDOW // 16
+_BLOCK = 64
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def transpose(indptr, columns, values, n_columns):
+    """See `postings.transpose`: a counting sort."""
+    starts = np.zeros(n_columns + 1, dtype=np.int64)
+    for column in columns:
+        starts[column + 1] += 1
+    for column in range(n_columns):
+        starts[column + 1] += starts[column]
+    free = starts[:-1].copy()
+    rows = np.empty(len(columns), dtype=np.int32)
+    moved = np.empty(len(columns), dtype=values.dtype)
+    for row in range(len(indptr) - 1):
+        for p in range(indptr[row], indptr[row + 1]):
+            to = free[columns[p]]
+            free[columns[p]] = to + 1
+            rows[to] = row
+            moved[to] = values[p]
+    return starts, rows, moved
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _worse(score, row, other_score, other_row):
+    return score < other_score or (score == other_score and row > other_row)
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _sink(scores, rows, size, score, row):
+    """Put an entry at the root of a heap whose root is its worst, and let it sink to its place."""
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and _worse(scores[child + 1], rows[child + 1], scores[child], rows[child]):
+            child += 1
+        if not _worse(scores[child], rows[child], score, row):
+            break
+        scores[at], rows[at] = scores[child], rows[child]
+        at = child
+    scores[at], rows[at] = score, row
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _offer(scores, rows, size, score, row):
+    """Offer a row to the best so far; returns how many there are."""
+    if size == len(scores):
+        if _worse(scores[0], rows[0], score, row):
+            _sink(scores, rows, size, score, row)
+        return size
+    at = size
+    while at > 0:
+        parent = (at - 1) >> 1
+        if not _worse(score, row, scores[parent], rows[parent]):
+            break
+        scores[at], rows[at] = scores[parent], rows[parent]
+        at = parent
+    scores[at], rows[at] = score, row
+    return size + 1
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _sort(scores, rows, size):
+    """Heap to best first, in place; what lies beyond `size` becomes −inf and −1."""
+    for last in range(size - 1, 0, -1):
+        score, row = scores[last], rows[last]
+        scores[last], rows[last] = scores[0], rows[0]
+        _sink(scores, rows, last, score, row)
+    scores[size:] = -np.inf
+    rows[size:] = -1
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _seek(rows, start, stop, row):
+    """First position in `start:stop` whose row is not below `row`: doubling steps, then bisection."""
+    step = 1
+    low = start
+    while start + step < stop and rows[start + step] < row:
+        low = start + step
+        step *= 2
+    high = min(start + step, stop)
+    while low < high:
+        middle = (low + high) >> 1
+        if rows[middle] < row:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(cache=True, nogil=True, boundscheck=False, fastmath={"nnan", "nsz", "reassoc"})
+def _max(block):
+    highest = np.float32(0)
+    for value in block:
+        highest = max(highest, value)
+    return highest
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _add_window(rows, impacts, start, stop, weight, low, high, window):
+    """Add one list's postings below row `high` to the window; returns where the list goes on."""
+    p = start
+    while p + 4 <= stop and rows[p + 3] < high:
+        window[rows[p] - low] += weight * impacts[p]
+        window[rows[p + 1] - low] += weight * impacts[p + 1]
+        window[rows[p + 2] - low] += weight * impacts[p + 2]
+        window[rows[p + 3] - low] += weight * impacts[p + 3]
+        p += 4
+    while p < stop and rows[p] < high:
+        window[rows[p] - low] += weight * impacts[p]
+        p += 1
+    return p
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _maxscore(indptr, rows, impacts, n_rows, columns, weights, bounds, allow, window, found, partial, best, best_rows):
+    """The best rows of one query without negative contributions; returns how many there are.
+
+    `window` float32 [WINDOW] is all zero before and after; `found` int64 and `partial` float32 [WINDOW] are scratch.
+    """
+    m = len(columns)
+    k = len(best)
+    at, until, begun = np.empty(m, np.int64), np.empty(m, np.int64), np.empty(m, np.int64)
+    # rest[t]: the most that terms t, t + 1, ... add together, with room for the rounding of float32 sums.
+    rest = np.zeros(m + 1)
+    for t in range(m - 1, -1, -1):
+        at[t], until[t] = indptr[columns[t]], indptr[columns[t] + 1]
+        rest[t] = rest[t + 1] + bounds[t] * (1 + 1.2e-7 * m)
+
+    size = 0
+    threshold = 0.0
+    essential = m
+    while True:
+        if size == k:
+            threshold = np.float64(best[0])
+        while essential > 0 and rest[essential - 1] <= threshold:
+            essential -= 1
+        low = n_rows
+        for t in range(essential):
+            if at[t] < until[t]:
+                low = min(low, np.int64(rows[at[t]]))
+        if low == n_rows:
+            return size
+        high = min(low + WINDOW, n_rows)
+
+        # Candidates: rows whose essential part leaves them a chance.
+        cut = np.float32(max(threshold - rest[essential], 0.0))
+        n_found = 0
+        if essential == 1:
+            p = at[0]
+            while p < until[0] and rows[p] < high:
+                score = weights[0] * impacts[p]
+                if score > cut and (len(allow) == 0 or allow[rows[p]]):
+                    found[n_found], partial[n_found] = rows[p], score
+                    n_found += 1
+                p += 1
+            at[0] = p
+        else:
+            read = 0
+            for t in range(essential):
+                begun[t] = at[t]
+                at[t] = _add_window(rows, impacts, at[t], until[t], weights[t], low, high, window)
+                read += at[t] - begun[t]
+            if read < _FEW:
+                for t in range(essential):
+                    for p in range(begun[t], at[t]):
+                        score = window[rows[p] - low]
+                        window[rows[p] - low] = 0
+                        if score > cut and (len(allow) == 0 or allow[rows[p]]):
+                            found[n_found], partial[n_found] = rows[p], score
+                            n_found += 1
+            else:
+                for start in range(0, high - low, _BLOCK):
+                    block = window[start : start + _BLOCK]
+                    if _max(block) > cut:
+                        for i in range(len(block)):
+                            row = low + start + i
+                            if block[i] > cut and (len(allow) == 0 or allow[row]):
+                                found[n_found], partial[n_found] = row, block[i]
+                                n_found += 1
+                    block[:] = 0
+
+        # Probe the other lists, strongest first, dropping candidates as soon as they have no chance left.
+        for t in range(essential, m):
+            if n_found == 0:
+                break
+            at[t] = p = _seek(rows, at[t], until[t], low)
+            stop = min(until[t], p + (high - low))
+            before = -1
+            kept = 0
+            for c in range(n_found):
+                row, score = found[c], partial[c]
+                if score + rest[t] <= threshold:
+                    continue
+                if row < before:
+                    p = at[t]
+                before = row
+                p = _seek(rows, p, stop, row)
+                if p < stop and rows[p] == row:
+                    score += weights[t] * impacts[p]
+                found[kept], partial[kept] = row, score
+                kept += 1
+            n_found = kept
+        for c in range(n_found):
+            if partial[c] > threshold:
+                size = _offer(best, best_rows, size, partial[c], found[c])
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _exhaustive(indptr, rows, impacts, n_rows, columns, weights, allow, best, best_rows):
+    """The best rows of one query where contributions may be negative, so that no bound holds."""
+    scores = np.zeros(n_rows, dtype=np.float32)
+    touched = np.zeros(n_rows, dtype=np.bool_)
+    for t in range(len(columns)):
+        for p in range(indptr[columns[t]], indptr[columns[t] + 1]):
+            added = weights[t] * impacts[p]
+            scores[rows[p]] += added
+            if added != 0:
+                touched[rows[p]] = True
+    size = 0
+    for row in range(n_rows):
+        if touched[row] and (len(allow) == 0 or allow[row]):
+            size = _offer(best, best_rows, size, scores[row], row)
+    return size
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _some_queries(
+    begin, end, indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, allow, best, best_rows
+):
+    window = np.zeros(WINDOW, dtype=np.float32)
+    found = np.empty(WINDOW, dtype=np.int64)
+    partial = np.empty(WINDOW, dtype=np.float32)
+    for q in range(begin, end):
+        terms = slice(offsets[q], offsets[q + 1])
+        if signed[q]:
+            size = _exhaustive(
+                indptr, rows, impacts, n_rows, columns[terms], weights[terms], allow, best[q], best_rows[q]
+            )
+        else:
+            size = _maxscore(
+                indptr, rows, impacts, n_rows, columns[terms], weights[terms], bounds[terms], allow,
+                window, found, partial, best[q], best_rows[q],
+            )  # fmt: skip
+        _sort(best[q], best_rows[q], size)
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def top_rows(indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, k, allow):
+    """See `postings.top_rows`; `allow` is empty where all rows are allowed."""
+    n = len(offsets) - 1
+    best, best_rows = np.empty((n, k), dtype=np.float32), np.empty((n, k), dtype=np.int64)
+    _some_queries(
+        0, n, indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, allow, best, best_rows
+    )
+    return best, best_rows
+
+
+@njit(cache=True, nogil=True, boundscheck=False, parallel=True)
+def top_rows_parallel(indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, k, allow):
+    """The same, with queries spread over threads."""
+    n = len(offsets) - 1
+    best, best_rows = np.empty((n, k), dtype=np.float32), np.empty((n, k), dtype=np.int64)
+    share = 16
+    for s in prange((n + share - 1) // share):
+        _some_queries(
+            s * share, min(s * share + share, n),
+            indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, allow, best, best_rows,
+        )  # fmt: skip
+    return best, best_rows

@@ -1,0 +1,166 @@
+"""Texts to token numbers, and token numbers to term counts.
+
+A token is a maximal run of letters and digits (what `str.isalnum` accepts); combining marks extend a token but never
+start one, so that Devanagari words and decomposed accents stay whole. Scripts written without spaces (Han, kana,
+Thai, Lao, Khmer, Myanmar) give one token a character. Here only ASCII letters are folded: folding the rest is done
+on *distinct* tokens by whoever calls, which costs nothing.
+
+Two steps, with the caller in between deciding which tokens share a column (stemming) or have none (stop words):
+
+1. `token_stream(texts)` numbers the distinct tokens and spells each text as numbers;
+2. `count_columns(offsets, ids, column_of, n_columns)` counts columns per text.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from inlay.kernels import compiled
+
+__all__ = ["MOST", "count_columns", "split", "token_stream"]
+
+SEPARATOR, WORD, ALONE, MARK = 0, 1, 2, 3
+
+# Counts are uint16: a term 65,535 times in one text is as present as a term can be.
+MOST = 65_535
+
+_ALONE = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x3005, 0x3007),  # ideographic iteration mark and zero
+    (0x3040, 0x30FF),  # kana
+    (0x31F0, 0x31FF),
+    (0x3400, 0x4DBF),  # Han
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0xFF66, 0xFF9F),  # half-width kana
+)
+
+
+def kind(code: int) -> int:
+    """What a code point does to a token: SEPARATOR, WORD, ALONE (a token by itself) or MARK (extends a token)."""
+    if code >= 0x20000:  # planes 2 and 3 are Han by definition, assigned or not; beyond them there is no text
+        return ALONE if code < 0x40000 else SEPARATOR
+    character = chr(code)
+    if character.isalnum():
+        return ALONE if any(low <= code <= high for low, high in _ALONE) else WORD
+    if unicodedata.category(character) in ("Mn", "Mc") and not 0xFE00 <= code <= 0xFE0F:  # variation selectors
+        return MARK
+    return SEPARATOR
+
+
+class _Translation(dict):
+    """`str.translate` table that learns each character when it is first met, and folds ASCII."""
+
+    def __init__(self) -> None:
+        self.marks = ""
+        super().__init__({code: ord(chr(code).lower()) if chr(code).isalnum() else " " for code in range(128)})
+
+    def __missing__(self, code: int) -> int | str:
+        what = kind(code)
+        if what == MARK:
+            self.marks += chr(code)
+        self[code] = value = (" ", code, f" {chr(code)} ", code)[what]
+        return value
+
+
+_translation = _Translation()
+
+
+def split(text: str) -> list[str]:
+    """The tokens of one text, in order, ASCII folded."""
+    tokens = text.translate(_translation).split()
+    if _translation.marks and not text.isascii():
+        tokens = [stripped for token in tokens if (stripped := token.lstrip(_translation.marks))]
+    return tokens
+
+
+def token_stream(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Spell texts as numbers of their distinct tokens.
+
+    Returns:
+        (offsets int64 [n + 1], ids int32 [tokens], distinct tokens in order of first occurrence);
+        text i is spelled `ids[offsets[i]:offsets[i + 1]]`.
+    """
+    return (_stream_compiled if compiled(sum(map(len, texts))) else _stream_plain)(texts)
+
+
+def _stream_plain(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__
+    offsets = np.zeros(len(texts) + 1, dtype=np.int64)
+    spelled = []
+    for i, text in enumerate(texts):
+        ids = list(map(numbers.__getitem__, split(text)))
+        offsets[i + 1] = offsets[i] + len(ids)
+        spelled.append(np.array(ids, dtype=np.int32))
+    return offsets, np.concatenate(spelled) if spelled else np.empty(0, dtype=np.int32), list(numbers)
+
+
+@cache
+def _kinds(whole: bool) -> np.ndarray:
+    """Kind of each code point, uint8: of ASCII only, or of everything below 0x40000 (takes some 20 ms, once)."""
+    if not whole:
+        return np.array([kind(code) for code in range(128)], dtype=np.uint8)
+    kinds = np.full(0x40000, ALONE, dtype=np.uint8)
+    kinds[:0x20000] = np.fromiter(map(kind, range(0x20000)), dtype=np.uint8, count=0x20000)
+    return kinds
+
+
+def _stream_compiled(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    from inlay.kernels.tokens_numba import number_tokens
+
+    # A lone surrogate cannot be encoded; "?" separates tokens just as it does.
+    encoded = [text.encode("utf-8", "replace") for text in texts]
+    starts = np.zeros(len(texts) + 1, dtype=np.int64)
+    np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)), out=starts[1:])
+    joined = b"".join(encoded).lower()
+    del encoded
+    kinds = _kinds(not joined.isascii())
+    offsets, ids, first, last = number_tokens(np.frombuffer(joined, dtype=np.uint8), starts, kinds)
+    tokens = [joined[a:b].decode() for a, b in zip(first.tolist(), last.tolist())]
+    return offsets, ids, tokens
+
+
+def count_columns(
+    offsets: np.ndarray, ids: np.ndarray, column_of: np.ndarray, n_columns: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Count each text's columns.
+
+    Args:
+        offsets: int64 [n + 1], as from `token_stream`.
+        ids: int32 [tokens].
+        column_of: int32 [distinct tokens], the column of each token, or -1 to leave it out.
+        n_columns: how many columns there are.
+
+    Returns:
+        CSR (indptr int64 [n + 1], columns int32 [nnz] ascending in a row, counts uint16 [nnz], at most `MOST`) and
+        lengths int32 [n], the number of tokens that had a column.
+    """
+    if compiled(len(ids)):
+        from inlay.kernels.tokens_numba import count_columns as count_compiled
+
+        return count_compiled(offsets, ids, column_of, n_columns, MOST)
+    return _count_plain(offsets, ids, column_of, n_columns)
+
+
+def _count_plain(
+    offsets: np.ndarray, ids: np.ndarray, column_of: np.ndarray, n_columns: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    n = len(offsets) - 1
+    columns = column_of[ids]
+    kept = columns >= 0
+    row = np.repeat(np.arange(n, dtype=np.int64), np.diff(offsets))[kept]
+    lengths = np.bincount(row, minlength=n).astype(np.int32)
+    width = max(n_columns, 1)
+    cells, counts = np.unique(row * width + columns[kept], return_counts=True)
+    row, columns = np.divmod(cells, width)
+    indptr = np.zeros(n + 1, dtype=np.int64)
+    np.cumsum(np.bincount(row, minlength=n), out=indptr[1:])
+    return indptr, columns.astype(np.int32), np.minimum(counts, MOST).astype(np.uint16), lengths

@@ -1,0 +1,1 @@
+"""Reproductions of indexes and of the encoders that live by them."""
