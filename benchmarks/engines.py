@@ -117,11 +117,10 @@ class Txtai:
         return self._search("query", vector, k, weights=1.0)
 
     def lexical(self, text: str, k: int) -> list[str]:
-        return self._search(text, None, k, weights=0.0)
+        return self._search(text, np.zeros(self.embeddings.config["dimensions"]), k, weights=0.0)
 
-    def _search(self, text: str, vector: np.ndarray | None, k: int, weights: float) -> list[str]:
-        if vector is not None:
-            self.known[text] = vector
+    def _search(self, text: str, vector: np.ndarray, k: int, weights: float) -> list[str]:
+        self.known[text] = vector
         return [found["id"] for found in self.embeddings.search(text, k, weights=weights)]
 
     def close(self) -> None:

@@ -19,6 +19,9 @@ from typing import Any
 __all__ = ["Contender", "Quality", "Ratios", "Row", "UnequalQuality", "alternate", "compare", "interleave", "ratios"]
 
 
+LONG = 5.0  # seconds of a first call beyond which what it compiled no longer shows
+
+
 class UnequalQuality(Exception):
     """The two sides do not give answers of the same quality, so a ratio of their times would mean nothing."""
 
@@ -139,9 +142,10 @@ def interleave(
     """
     sides = (ours, theirs)
     repeats = []
-    for side in sides:  # this first call also warms caches and compiles
-        side()
-        once = _timed(side, 1)
+    for side in sides:
+        once = _timed(side, 1)  # warms caches and compiles, so a second one tells how long a call takes
+        if once < LONG:
+            once = _timed(side, 1)
         repeats.append(max(1, round(shortest / max(once, 1e-9))) if once < shortest else 1)
     seconds: tuple[list[float], list[float]] = ([], [])
     for order in alternate(budget, least, most):

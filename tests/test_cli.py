@@ -44,7 +44,8 @@ def parse_date(text):
     """Parse a date such as 3 May 2021 out of text."""
     return re.search(r"[0-9]+ [A-Z][a-z]+ [0-9]{4}", text)
 '''
-BREAD = "# Bread\n\nKnead the dough for ten minutes.\n\n## Oven\n\nBake the loaf at 230 degrees until the crust is brown.\n"
+BREAD = "# Bread\n\nKnead the dough for ten minutes.\n\n## Oven\n\nBake the loaf until the crust is brown.\n"
+NUMEN = "numen?dim=512"
 PARROT = "A parrot repeats the sailor's words.\n"
 
 
@@ -82,7 +83,8 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert all(re.search(rf"^  {name} .*{re.escape(entry.help)}", done.stdout, re.M) for name, entry in COMMANDS.items())
+    for name, entry in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(entry.help)}$", done.stdout, re.M)
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
@@ -167,9 +169,10 @@ def test_shorthand_round_trip(field: str, value: object, sign: str) -> None:
 @given(st.text(max_size=30))
 def test_any_condition_is_read_or_refused(text: str) -> None:
     try:
-        assert isinstance(parse([text]), dict | None)
-    except BadInput as error:
-        assert repr(text)[:10] in str(error)
+        where = parse([text])
+    except BadInput:
+        return
+    assert isinstance(where, dict)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +254,7 @@ def test_own_index_before_that_of_a_folder_round_it(here: Path) -> None:
 def test_a_file_alone(here: Path) -> None:
     place = locate(here / "dates.py")
     assert place == Place(index_of(here / "dates.py"), here, "dates.py", alone=True)
-    assert place.include == ("/dates.py",)
+    assert place.source == here / "dates.py"
     assert place.where is None
 
 
@@ -281,7 +284,7 @@ def test_best_lines_have_the_words_of_the_query() -> None:
     lines = DATES.splitlines()
     assert window.lines == lines[window.start : window.start + 3]
     assert "def parse_date(text):" in window.lines
-    assert window.lines[window.best] == '    """Parse a date such as 3 May 2021 out of text."""'
+    assert window.lines[window.best] == "def parse_date(text):"
     marked = [line[a:b].lower() for line, spans in zip(window.lines, window.marks) for a, b in spans]
     assert {"parse", "date", "text"} <= set(marked)
     assert "of" not in marked
@@ -402,9 +405,9 @@ def test_sizes() -> None:
 def test_search_in_a_pipe_is_one_line_a_hit(here: Path) -> None:
     lines = run("search", "parse a date out of text").stdout.splitlines()
     path, score, text = lines[0].split("\t")
-    assert path == "dates.py:11"
+    assert path == "dates.py:10"
     assert float(score) > 0
-    assert text == '"""Parse a date such as 3 May 2021 out of text."""'
+    assert text == "def parse_date(text):"
     assert not any("\x1b" in line for line in lines)
     assert all(line.count("\t") == 2 for line in lines)
 
@@ -415,11 +418,11 @@ def test_search_with_forced_colour_is_a_page(here: Path) -> None:
     assert "\x1b]8" not in out  # links only where a terminal follows them
     plain = click.unstyle(out).splitlines()
     assert plain[0].startswith(f"{os.path.join('docs', 'bread.md')}:7  ")
-    assert plain[1] == "7  Bake the loaf at 230 degrees until the crust is brown."
+    assert plain[1] == "7  Bake the loaf until the crust is brown."
 
 
 def test_search_json_schema(here: Path) -> None:
-    hits = json.loads(run("search", "oven crust", "--json").stdout)
+    hits = json.loads(run("search", "brown crust of the loaf", "--json").stdout)
     types = {
         "path": str, "line": int, "last_line": int, "match_line": int, "score": float, "text": str, "id": str,
         "heading": str, "metadata": dict, "spaces": dict, "reranked": bool,
@@ -469,7 +472,7 @@ def test_search_what_the_index_round_it_leaves_out(here: Path) -> None:
     (here / ".gitignore").write_text("vendor/\n")
     (here / "vendor").mkdir()
     (here / "vendor" / "yeti.txt").write_text("A yeti in the snow.\n")
-    assert "yeti.txt" not in run("search", "yeti").stdout
+    assert "yeti.txt" not in run("search", "yeti", "--json").stdout
     assert run("search", "yeti", "vendor").stdout.startswith(os.path.join("vendor", "yeti.txt") + ":1\t")
 
 
@@ -657,7 +660,8 @@ def test_import_reports_each_failure_and_keeps_the_rest(here: Path) -> None:
 
 def test_import_csv_with_other_names(here: Path) -> None:
     with open("t.csv", "w", newline="", encoding="utf-8-sig") as file:
-        csv.writer(file).writerows([["key", "body", "year", "zip", "x"], ["k1", "A\nparrot, it is", "2020", "0123", ""]])
+        header = ["key", "body", "year", "zip", "x"]
+        csv.writer(file).writerows([header, ["k1", "A\nparrot, it is", "2020", "0123", ""]])
     assert run("import", "c.inlay", "t.csv", "--id", "key", "--text", "body").stdout == "1 added\n"
     (row,) = [json.loads(line) for line in run("export", "c.inlay").stdout.splitlines()]
     assert row == {"id": "k1", "text": "A\nparrot, it is", "year": 2020, "zip": "0123"}
@@ -721,20 +725,22 @@ def test_encode_lines(here: Path, ending: str) -> None:
     lines = ["parse a date", "bake a loaf", "hear a parrot"]
     Path("lines.txt").write_text("\n".join(lines) + "\n")
     output = here / f"out{ending}"
-    run("encode", "lines.txt", "-o", str(output), "--batch-size", "2")
+    run("encode", "lines.txt", "-o", str(output), "--batch-size", "2", "--encoder", NUMEN)
     if ending == ".npy":
         rows = np.load(output)
     else:
         load_file = pytest.importorskip("safetensors.numpy").load_file
         rows = load_file(output)["vectors"]
-    np.testing.assert_allclose(rows, inlay.encoder().encode_document(lines), rtol=1e-5, atol=1e-6)
-    run("encode", "-", "-o", str(output), stdin="one line")
+    np.testing.assert_allclose(rows, inlay.encoder(NUMEN).encode_document(lines), rtol=1e-5, atol=1e-6)
+    run("encode", "-", "-o", str(output), "--encoder", NUMEN, "--query", stdin="one line")
     assert not [name for name in os.listdir(here) if name.endswith(".partial")]
 
 
 def test_encode_refuses(here: Path) -> None:
-    assert "must end in .npy or .safetensors" in run("encode", "dates.py", "-o", "x.csv", code=2).stderr
-    assert "has no lines" in run("encode", "-", "-o", "x.npy", stdin="", code=2).stderr
+    numen = ("--encoder", NUMEN)
+    assert "must end in .npy or .safetensors" in run("encode", "dates.py", "-o", "x.csv", *numen, code=2).stderr
+    assert "has no lines" in run("encode", "-", "-o", "x.npy", *numen, stdin="", code=2).stderr
+    assert "makes sparse ones" in run("encode", "-", "-o", "x.npy", "--encoder", "bm25", stdin="x", code=2).stderr
     assert not Path("x.npy").exists()
 
 

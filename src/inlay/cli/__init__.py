@@ -86,6 +86,15 @@ class Commands(click.Group):
         names = [CompletionItem(n, help=e.help) for n, e in COMMANDS.items() if n.startswith(incomplete)]
         return names + click.Command.shell_complete(self, ctx, incomplete)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:  # here, for click itself would end it with exit code 1
+            _silence_stdout()
+            ctx.exit(PIPE_CLOSED)
+
     def main(  # type: ignore[override]
         self,
         args: Sequence[str] | None = None,

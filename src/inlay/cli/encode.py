@@ -26,10 +26,10 @@ HEADER = 256  # bytes kept for the header of a safetensors file, which is known 
 @click.argument("file", type=click.File("r", encoding="utf-8", errors="replace"))
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path),
               help="A .npy or .safetensors file.")
-@click.option("--encoder", metavar="NAME", help="What makes the vectors; the usual one if not given.")
+@click.option("--encoder", metavar="NAME", required=True, help="What makes the vectors, such as static:FOLDER.")
 @click.option("--query", is_flag=True, help="Encode the lines as queries rather than as documents.")
 @click.option("--batch-size", default=256, show_default=True, type=click.IntRange(min=1), help="Lines at a time.")
-def command(file: IO[str], output: Path, encoder: str | None, query: bool, batch_size: int) -> None:
+def command(file: IO[str], output: Path, encoder: str, query: bool, batch_size: int) -> None:
     """Encode the lines of FILE ('-' for standard input), a row for each line, as float32.
 
     A safetensors file holds them under the name "vectors", with the fingerprint of what made them.
@@ -41,19 +41,20 @@ def command(file: IO[str], output: Path, encoder: str | None, query: bool, batch
 
     if output.suffix not in (".npy", ".safetensors"):
         raise BadInput(f"--output {str(output)!r}: the name must end in .npy or .safetensors")
-    made = inlay.encoder(encoder) if encoder else inlay.encoder()
+    made = inlay.encoder(encoder)
     if made.space.kind != "dense":
-        raise BadInput(f"inlay encode writes dense rows, and {encoder or 'the encoder'} makes {made.space.kind} ones")
+        raise BadInput(f"inlay encode writes dense rows, and {encoder!r} makes {made.space.kind} ones")
     encode = made.encode_query if query else made.encode_document
+    name = getattr(file, "name", "standard input")
     with RowFile(output, made.space.fingerprint) as rows, tqdm(unit=" lines", disable=not sys.stderr.isatty()) as bar:
         for batch in _batches(file, batch_size):
             try:
                 rows.write(np.asarray(encode(batch, batch_size=batch_size), dtype="<f4"))
             except BadInput as error:
-                raise BadInput(f"{file.name}, lines {rows.count + 1} to {rows.count + len(batch)}: {error}") from error
+                raise BadInput(f"{name}, lines {rows.count + 1} to {rows.count + len(batch)}: {error}") from error
             bar.update(len(batch))
         if not rows.count:
-            raise BadInput(f"{file.name} has no lines to encode")
+            raise BadInput(f"{name} has no lines to encode")
         total, dim = rows.count, rows.dim
     click.echo(f"{total} × {dim} → {output}")
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from inlay.cli.places import Place, is_collection, locate
+from inlay.cli.places import Place, is_collection, locate, mirror_of
 from inlay.errors import BadInput, InlayError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ SKIPPED_SHOWN = 5
 @click.option("--json", "json_wanted", is_flag=True, help="Print the report as JSON.")
 def command(
     path: Path,
-    encoder: str | None,
+    encoder: Any,
     output: Path | None,
     embed: bool,
     rebuild: bool,
@@ -69,7 +69,7 @@ def command(
     click.echo(summary(report) + (f", {embedded} vectors made" if embedded else ""))
 
 
-def open_place(place: Place, *, encoder: str | None = None, mode: str = "a") -> Collection:
+def open_place(place: Place, *, encoder: Any = None, mode: Literal["a", "r"] = "a") -> Collection:
     """Open the collection of a place; with mode "a" make it if there is none."""
     import inlay
 
@@ -98,25 +98,22 @@ def mirror(
     """
     from inlay.collection.folder import sync
 
-    assert place.folder is not None
+    assert place.source is not None
     remembered = collection.settings.get("covers") or {}
     given = {"include": include, "exclude": exclude, "hidden": hidden}
     covers = remembered | {name: value for name, value in given.items() if value is not None}
     # Before the work, so that an index whose making was interrupted is listed, and goes on as it began.
-    for name, value in {"folder": os.fspath(place.folder), "covers": covers}.items():
+    for name, value in {"folder": os.fspath(place.source), "covers": covers or None}.items():
         if collection.settings.get(name) != value:
             collection.settings[name] = value
-    report = sync(
+    return sync(
         collection,
-        place.folder,
+        place.source,
         progress=sys.stderr.isatty(),
-        include=place.include or covers.get("include", ()),
+        include=covers.get("include", ()),
         exclude=[*covers.get("exclude", ()), *_itself(place)],
-        hidden=covers.get("hidden", False) or place.alone,
+        hidden=covers.get("hidden", False),
     )
-    if report.added or report.updated or report.removed or collection.settings.get("indexed") is None:
-        collection.settings["indexed"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return report
 
 
 def summary(report: SyncReport) -> str:
@@ -144,9 +141,9 @@ def _place(path: Path, output: Path | None) -> Place:
             folder = collection.settings.get("folder")
         if folder is None:
             raise BadInput(f"{path} was not made from a folder. To add documents: inlay import {path} FILE")
-        if not os.path.isdir(folder):
+        if not os.path.exists(folder):
             raise BadInput(f"{path} was made from {folder}, which is not there any more")
-        return Place(path, Path(folder))
+        return mirror_of(path, Path(folder))
     if output is None:
         return place
     if output.exists() and not is_collection(output) and any(output.iterdir()):
@@ -154,19 +151,22 @@ def _place(path: Path, output: Path | None) -> Place:
     if is_collection(output):
         with open_place(Place(output), mode="r") as collection:
             folder = collection.settings.get("folder")
-        if folder != os.fspath(place.folder):
-            raise BadInput(f"{output} holds {folder or 'documents of its own'}, not {place.folder}; give another")
-    return dataclasses.replace(place, collection=output)
+        if folder != str(place.source):
+            raise BadInput(f"{output} holds {folder or 'documents of its own'}, not {place.source}; give another")
+    return mirror_of(output, path)
 
 
-def _start_again(place: Place, encoder: str | None, covers: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _start_again(place: Place, encoder: Any, covers: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Remove an index, and return what it was made with where nothing else was asked for."""
     from inlay.cli.manage import remove
 
     try:
         with open_place(place, mode="r") as collection:
             remembered = collection.settings.get("covers") or {}
-            encoder = encoder or collection.info().get("encoder")
+            made_by = collection.info()["spaces"].get("dense", {}).get("encoder")
+        import inlay
+
+        encoder = encoder or (inlay.encoder(**made_by) if made_by else None)
     except InlayError as error:
         say(f"its settings cannot be read, the usual ones are taken ({error})")
         remembered = {}
@@ -178,4 +178,4 @@ def _itself(place: Place) -> list[str]:
     """The pattern that leaves the index out of the index, where it is kept inside its folder."""
     assert place.folder is not None
     inside = os.path.relpath(os.path.realpath(place.collection), place.folder)
-    return [] if inside.startswith(os.pardir) else [f"/{inside}/"]
+    return [] if inside.startswith(os.pardir) else ["/" + re.sub(r"([\[\]*?!#\\ ])", r"\\\1", inside) + "/"]

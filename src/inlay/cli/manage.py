@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import secrets
 import shutil
@@ -56,10 +57,9 @@ def info(path: Path, json_wanted: bool) -> None:
     place = locate(path)
     with open_place(place, mode="r") as collection:
         about: dict[str, Any] = dict(collection.info())
-        about.setdefault("path", str(place.collection))
-        for name in ("folder", "indexed", "covers"):
-            if (value := collection.settings.get(name)) is not None:
-                about.setdefault(name, value)
+        about |= about.pop("settings")
+    if "indexed_at" in about:
+        about["indexed_at"] = _moment(about["indexed_at"])
     if json_wanted:
         print_json(about)
         return
@@ -142,7 +142,7 @@ def _describe(path: Path) -> dict[str, Any]:
     try:
         with open_place(Place(path), mode="r") as collection:
             row["folder"] = collection.settings.get("folder")
-            row["indexed"] = collection.settings.get("indexed")
+            row["indexed"] = _moment(collection.settings.get("indexed_at"))
             row["documents"] = len(collection)
     except (InlayError, OSError) as error:
         row["note"] = f"cannot be opened: {error}"
@@ -150,6 +150,11 @@ def _describe(path: Path) -> dict[str, Any]:
     if row["folder"] is not None and not os.path.exists(row["folder"]):
         row["note"] = "the folder is gone; inlay rm removes this index"
     return row
+
+
+def _moment(seconds: float | None) -> str | None:
+    """A time stamp as local time, to the second."""
+    return None if seconds is None else datetime.datetime.fromtimestamp(seconds).isoformat(timespec="seconds")
 
 
 def _lines(about: Mapping[str, Any], indent: str = "") -> Iterator[str]:

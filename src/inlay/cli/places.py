@@ -6,6 +6,7 @@ written into someone's files and the index of a path is found without a list of 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Place", "home", "index_of", "indexes", "is_collection", "locate"]
+__all__ = ["Place", "home", "index_of", "indexes", "is_collection", "locate", "mirror_of"]
 
 CATALOG = "catalog.sqlite"
 
@@ -76,9 +77,9 @@ class Place:
         return {"$or": [{"path": {"$glob": literal}}, {"path": {"$glob": f"{literal}/*"}}]}
 
     @property
-    def include(self) -> tuple[str, ...]:
-        """The pattern that keeps an index to its single file."""
-        return ("/" + re.sub(r"([\[\]*?!#\\ ])", r"\\\1", self.within),) if self.alone else ()
+    def source(self) -> Path | None:
+        """The folder, or the single file, that the index is made from."""
+        return self.folder / self.within if self.folder and self.alone else self.folder
 
     def holds(self, path: str) -> bool:
         """Whether a path of the index lies in the part that was asked for."""
@@ -119,6 +120,11 @@ def locate(path: Path, *, own: bool = False) -> Place:
             if is_collection(index := index_of(folder)):
                 return Place(index, folder, real.relative_to(folder).as_posix())
     return place
+
+
+def mirror_of(collection: Path, source: Path) -> Place:
+    """A collection kept where the user wants it, as the mirror of a folder or a single file."""
+    return dataclasses.replace(_own(Path(os.path.realpath(source))), collection=collection)
 
 
 def _own(real: Path) -> Place:

@@ -89,9 +89,11 @@ def _search(query: str, place: Place, options: dict[str, Any], *, encoder: str |
     from inlay.cli.index import open_place
     from inlay.cli.where import both
 
-    mode = "a" if sync and place.folder else "r"
-    with open_place(place, encoder=encoder, mode=mode) as collection:
-        if mode == "a":
+    if not sync and not place.exists:
+        raise BadInput(f"{place} is not indexed yet; leave --no-sync out, or run: inlay index {place}")
+    # For writing also where nothing is synchronised: vectors that are made for this query are kept for the next.
+    with open_place(place, encoder=encoder) as collection:
+        if sync and place.folder is not None:
             _refresh(collection, place)
         return collection.search(
             query, options["k"], where=both(options["where"], place.where), mode=options["mode"], per="chunk"

@@ -43,19 +43,20 @@ def best_lines(text: str, query: str, count: int, heading: str = "") -> Window:
         text: the passage.
         query: what was searched for.
         count: lines wanted; fewer where the passage is shorter.
-        heading: heading path of the passage, whose last part is passed over where no line has a word of the query.
+        heading: heading path of the passage, whose last part is passed over.
     """
     lines = text.splitlines() or [""]
     terms = _terms(query)
     found = [_matches(line, terms) for line in lines]
     having = Counter(term for line in found for term in {term for term, _ in line})
     value = [sum(1 / having[term] for term in {term for term, _ in line}) for line in found]
-    if having:
-        best = max(range(len(lines)), key=lambda i: (value[i], len(found[i]), -i))
-    else:
-        title = heading.rpartition(" › ")[2]
-        written = [i for i, line in enumerate(lines) if line.strip()] or [0]
-        best = next((i for i in written if _is_text(lines[i], title)), written[0])
+    # The heading is shown above the passage: as the best line it would say nothing new.
+    title = heading.rpartition(" › ")[2].strip()
+    fresh = [i for i, line in enumerate(lines) if line.strip(" #=-*\t") not in ("", title)]
+    best = max(
+        [i for i in fresh if found[i]] or [i for i, line in enumerate(found) if line] or fresh[:1] or [0],
+        key=lambda i: (value[i], len(found[i]), -i),
+    )
     count = max(1, min(count, len(lines)))
     middle = best - (count - 1) // 2
 
@@ -73,11 +74,6 @@ def best_lines(text: str, query: str, count: int, heading: str = "") -> Window:
     while start < best and not lines[start].strip():
         start += 1
     return Window(start, best - start, lines[start:stop], [[span for _, span in line] for line in found[start:stop]])
-
-
-def _is_text(line: str, title: str) -> bool:
-    """Whether a line says more than the heading that is shown above it."""
-    return not title or line.strip(" #=-*\t") != title.strip()
 
 
 def _terms(query: str) -> frozenset[str]:

@@ -112,7 +112,7 @@ def export(path: Path, output: Path, vectors: Path | None) -> None:
 def read_rows(file: Path) -> Iterator[Row]:
     """Rows of a file by its name's ending; a row that cannot be read is a string, the reason."""
     if str(file) == "-":
-        yield from _json_lines(click.get_binary_stream("stdin"))
+        yield from _json_lines(sys.stdin.buffer)
         return
     name = file.name.lower()
     ending = Path(name.removesuffix(".gz")).suffix

@@ -28,7 +28,8 @@ CREATE TABLE documents(
     doc INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, hash BLOB NOT NULL, metadata TEXT NOT NULL, text TEXT NOT NULL);
 CREATE TABLE chunks(
     chunk INTEGER PRIMARY KEY, doc INTEGER NOT NULL, number INTEGER NOT NULL, start INTEGER NOT NULL,
-    stop INTEGER NOT NULL, line INTEGER NOT NULL, last_line INTEGER NOT NULL, heading TEXT NOT NULL, hash BLOB NOT NULL);
+    stop INTEGER NOT NULL, line INTEGER NOT NULL, last_line INTEGER NOT NULL,
+    heading TEXT NOT NULL, hash BLOB NOT NULL);
 CREATE INDEX chunks_of_document ON chunks(doc);
 CREATE TABLE fields(name TEXT, value, doc INTEGER, PRIMARY KEY(name, value, doc)) WITHOUT ROWID;
 CREATE TABLE spaces(
@@ -74,7 +75,9 @@ class Catalog:
                 header = file.read(100)
             # The one byte that page checksums cannot protect is the one that switches them on.
             if len(header) < 100 or header[:15] != b"SQLite format 3" or header[20] != _PAGE_SUMS:
-                raise Corrupt(f"{path} is damaged: its header is not that of a catalog. Run: inlay doctor {path.parent}")
+                raise Corrupt(
+                    f"{path} is damaged: its header is not that of a catalog. Run: inlay doctor {path.parent}"
+                )
         with self._errors():
             self.db = apsw.Connection(
                 str(path),
@@ -83,9 +86,12 @@ class Catalog:
             )
             self.db.set_busy_timeout(10_000)
             if fresh:
+                self.db.execute("PRAGMA page_size=8192")
                 self.db.reserve_bytes("main", _PAGE_SUMS)
                 self.db.execute("PRAGMA journal_mode=WAL")
             self.db.execute("PRAGMA synchronous=FULL")
+            # A checkpoint costs as much as the commit: not in every large batch, but before the log is 32 MB.
+            self.db.execute("PRAGMA wal_autocheckpoint=4096")
             self.db.execute("PRAGMA cache_size=-65536")
             self.db.execute("PRAGMA temp_store=MEMORY")
         if fresh:

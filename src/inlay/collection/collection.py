@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from inlay.collection import retrieval
-from inlay.collection.catalog import Catalog
-from inlay.collection.intake import as_document, each
-from inlay.collection.lock import WriterLock
-from inlay.collection.snapshot import LEXICAL, Snapshot, StoredSpace
-from inlay.collection.writer import Failure, Report, Writer, check_vectors
-from inlay.errors import BadInput, Locked, SpaceMismatch
+from inlay.collection.compaction import compact
+from inlay.collection.handle import Handle
+from inlay.collection.intake import as_document, batches, each, name_of
+from inlay.collection.pending import fill
+from inlay.collection.settings import Settings
+from inlay.collection.snapshot import DENSE, LEXICAL, StoredSpace
+from inlay.collection.writer import Failure, Report, check_vectors
+from inlay.errors import BadInput, SpaceMismatch
 from inlay.types import Chunk, Document, Encoder, Hit, Space, SpaceMap
 
 __all__ = ["Collection", "open"]
-
-DENSE = "dense"
-DEFAULT_ENCODER = "numen?dim=4096&output=sparse"  # the best that needs no download
-BATCH_DOCUMENTS, BATCH_CHARACTERS = 8192, 16_000_000  # of one commit
 
 Mode = Literal["hybrid", "dense", "lexical"]
 
@@ -31,7 +28,7 @@ Mode = Literal["hybrid", "dense", "lexical"]
 def open(
     path: str | Path,
     *,
-    encoder: str | Encoder | None | Literal[False] = None,
+    encoder: str | Encoder | Literal[False] | None = None,
     mode: Literal["a", "r"] = "a",
     dtype: Literal["float32", "float16", "int8"] = "float32",
     chunk: int | None = 1600,
@@ -55,216 +52,15 @@ def open(
         SpaceMismatch: `encoder` differs from the one that made the stored vectors, and there is no `space_map`.
         Corrupt: stored bytes do not verify.
     """
-    return Collection(
-        path, encoder=encoder, mode=mode, dtype=dtype, chunk=chunk, metric=metric, space_map=space_map
-    )
+    return Collection(path, encoder=encoder, mode=mode, dtype=dtype, chunk=chunk, metric=metric, space_map=space_map)
 
 
-class Collection:
+class Collection(Handle):
     """Documents with their passages, vectors and indexes in one directory. Make one with `inlay.open`.
 
     Reads see the state at opening, at the last `refresh()`, or after one's own last write. One process writes at a
     time; any number read. A collection may be used from several threads.
     """
-
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        encoder: Any = None,
-        mode: str = "a",
-        dtype: str = "float32",
-        chunk: int | None = 1600,
-        metric: str = "cosine",
-        space_map: SpaceMap | None = None,
-    ) -> None:
-        if mode not in ("a", "r"):
-            raise BadInput(f"mode is 'a' (read and write) or 'r' (read), got {mode!r}")
-        if dtype not in ("float32", "float16", "int8"):
-            raise BadInput(f"dtype is 'float32', 'float16' or 'int8', got {dtype!r}")
-        if metric not in ("cosine", "dot", "l2"):
-            raise BadInput(f"metric is 'cosine', 'dot' or 'l2', got {metric!r}")
-        if chunk is not None and (not isinstance(chunk, int) or chunk < 64):
-            raise BadInput(f"chunk is a number of characters, at least 64, or None, got {chunk!r}")
-        self.path = Path(path)
-        self._mode, self._map = mode, space_map
-        self._mutex = threading.RLock()
-        self._closed = False
-        fresh = not (self.path / "catalog.sqlite").exists()
-        if fresh:
-            self._make_folder(mode)
-        self._catalog = Catalog(self.path / "catalog.sqlite", create=mode == "a")
-        self._lock = WriterLock(self.path)
-        self._writer: Writer | None = None
-        self._state: Snapshot | None = None
-        self._analyzer: Any = None
-        self._encoder: Any = None
-        self._asked = encoder
-        self._background: threading.Thread | None = None
-        self._stop = threading.Event()
-        # Vectors made on demand that could not be stored because another process writes.
-        self._unsaved: dict[int, np.ndarray] = {}
-        try:
-            if self._catalog.get("dtype") is None:
-                self._found(dtype, chunk, metric)
-            self._check_encoder()
-            self._resume()
-        except BaseException:
-            self.close()
-            raise
-
-    # -- opening -------------------------------------------------------------------------------------------------
-
-    def _make_folder(self, mode: str) -> None:
-        if mode == "r":
-            raise BadInput(f"there is no collection at {self.path}")
-        if self.path.exists() and not self.path.is_dir():
-            raise BadInput(f"{self.path} is a file; a collection is a directory")
-        if self.path.is_dir() and any(not e.name.startswith("catalog.sqlite") for e in self.path.iterdir()):
-            raise BadInput(
-                f"{self.path} is a folder with other things in it, not a collection. To search a folder: "
-                f"inlay search QUERY {self.path}; to make a collection, name a new directory"
-            )
-        self.path.mkdir(parents=True, exist_ok=True)
-
-    def _found(self, dtype: str, chunk: int | None, metric: str) -> None:
-        """Settle what a new collection is."""
-        from inlay.encoders import encoder as by_name
-
-        asked = DEFAULT_ENCODER if self._asked is None else self._asked
-        made = None if asked is False else by_name(asked)
-        with self._catalog.write():
-            if self._catalog.get("dtype") is not None:
-                return  # another process was quicker
-            self._catalog.set("dtype", dtype)
-            self._catalog.set("chunk", chunk)
-            self._catalog.set("metric", metric)
-            spec = {"k1": 1.2, "b": 0.75, "stemmer": "english", "stopwords": "english"}
-            self._new_space(LEXICAL, Space("sparse", 0, "dot", "bm25"), spec)
-            if made is not None and made.space.dim:
-                self._new_space(DENSE, made.space, getattr(made, "spec", None))
-        self._encoder = made
-
-    def _new_space(self, name: str, space: Space, spec: dict[str, Any] | None) -> None:
-        import json
-
-        self._catalog.run(
-            "INSERT INTO spaces(name, kind, dim, metric, fingerprint, dtype, spec) VALUES(?,?,?,?,?,?,?)",
-            (
-                name,
-                space.kind,
-                space.dim,
-                space.metric,
-                space.fingerprint,
-                self._catalog.get("dtype"),
-                None if spec is None else json.dumps(spec),
-            ),
-        )
-
-    def _check_encoder(self) -> None:
-        """An encoder that is asked for must be the one that made the stored vectors."""
-        if self._asked in (None, False) or self._encoder is not None:
-            return
-        from inlay.encoders import encoder as by_name
-
-        made = by_name(self._asked)
-        stored = self._snapshot.spaces.get(DENSE)
-        if stored and stored.space.fingerprint != made.space.fingerprint and self._map is None:
-            raise SpaceMismatch(
-                f"{self.path} holds vectors of {stored.spec or stored.space.fingerprint}, not of {made!r}: they cannot "
-                "be compared. Open it without encoder=, or pass space_map= from one to the other, or index again"
-            )
-        self._encoder = made
-
-    def _resume(self) -> None:
-        """Finish what an interrupted writer left, if nobody else is writing."""
-        if self._mode == "r":
-            return
-        cheap = [
-            stored
-            for stored in self._snapshot.spaces.values()
-            if (stored.name == LEXICAL or self._is_cheap(stored)) and self._snapshot.pending(stored.name)
-        ]
-        if cheap:
-            try:
-                with self._writing() as writer:
-                    for stored in cheap:
-                        while writer.fill(stored, 4096):
-                            pass
-            except Locked:
-                pass
-
-    def _is_cheap(self, stored: StoredSpace) -> bool:
-        if self._encoder is None and stored.spec is None:
-            return False
-        return not getattr(self._dense_encoder(), "expensive", False)
-
-    # -- encoders ------------------------------------------------------------------------------------------------
-
-    def _terms(self) -> Any:
-        if self._analyzer is None:
-            from inlay.encoders.analysis import Analyzer
-
-            spec = self._snapshot.spaces[LEXICAL].spec or {}
-            self._analyzer = Analyzer(stemmer=spec.get("stemmer"), stopwords=spec.get("stopwords"))
-        return self._analyzer
-
-    def _dense_encoder(self) -> Any:
-        """The encoder of the dense space, or None where the vectors are brought from outside."""
-        if self._encoder is None:
-            stored = self._snapshot.spaces.get(DENSE)
-            if stored and stored.spec and self._asked is not False:
-                from inlay.encoders import encoder as by_name
-
-                made = by_name(**stored.spec)
-                if made.space.fingerprint != stored.space.fingerprint:
-                    raise SpaceMismatch(
-                        f"{made!r} is no longer the model that made the vectors of {self.path} (it was "
-                        f"{stored.space.fingerprint}, it is {made.space.fingerprint}): index again or restore the model"
-                    )
-                self._encoder = made
-        return self._encoder
-
-    # -- state ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _snapshot(self) -> Snapshot:
-        self._alive()
-        if self._state is None:
-            for attempt in range(20):
-                if not self._lock.held:
-                    self._catalog.pin()
-                try:
-                    self._state = Snapshot(self._catalog, self.path)
-                    break
-                except FileNotFoundError as error:
-                    # A compaction unlinked a segment between our reading its name and opening it.
-                    self._catalog.unpin()
-                    if attempt == 19 or self._lock.held:
-                        from inlay.errors import Corrupt
-
-                        raise Corrupt(
-                            f"{error.filename} is missing. Run: inlay doctor {self.path}"
-                        ) from None
-        assert self._state is not None
-        return self._state
-
-    def _alive(self) -> None:
-        if self._closed:
-            raise BadInput(f"the collection {self.path} is closed")
-
-    def _writing(self) -> _Writing:
-        self._alive()
-        if self._mode == "r":
-            raise BadInput(f"{self.path} is open for reading only; open it with mode='a' to write")
-        return _Writing(self)
-
-    def refresh(self) -> None:
-        """See what others have written since opening."""
-        with self._mutex:
-            self._alive()
-            self._state = None
-            self._catalog.unpin()
 
     # -- documents -----------------------------------------------------------------------------------------------
 
@@ -321,7 +117,7 @@ class Collection:
                 )
             bar = _bar(items, progress)
             start = 0
-            for batch in _batches(bar):
+            for batch in batches(bar):
                 report, good, kept = Report(), [], []
                 serial = self._catalog.get("next_doc", 1)
                 for i, item in enumerate(batch):
@@ -329,7 +125,7 @@ class Collection:
                         good.append(self._valid(item, ids, start + i, serial + i, rows))
                         kept.append(start + i)
                     except BadInput as error:
-                        report.failed.append(Failure(_name_of(item, ids, start + i), str(error)))
+                        report.failed.append(Failure(name_of(item, ids, start + i), str(error)))
                 if on_error == "raise" and report.failed:
                     raise BadInput(f"document {report.failed[0].id}: {report.failed[0].reason}")
                 few = None if rows is None else rows[kept]
@@ -342,7 +138,7 @@ class Collection:
                 total.failed += report.failed + done.failed
                 start += len(batch)
                 self._state = None
-            writer.compact()
+            compact(self._catalog, self.path)
         return total
 
     def _pair(self, documents: Any, vectors: Any, ids: Any) -> tuple[Any, np.ndarray | None]:
@@ -403,7 +199,7 @@ class Collection:
 
     def _cut(self, document: Document) -> Sequence[Chunk]:
         limit = self._catalog.get("chunk")
-        if limit is None or len(document.text) <= limit and "kind" not in document.metadata:
+        if limit is None or (len(document.text) <= limit and "kind" not in document.metadata):
             return [Chunk(0, len(document.text))]
         from inlay.documents import chunk
 
@@ -434,7 +230,7 @@ class Collection:
         with self._mutex, self._writing() as writer:
             count = writer.remove(ids)
             self._state = None
-            writer.compact()
+            compact(self._catalog, self.path)
         return count
 
     def get(self, id: str) -> Document | None:
@@ -530,20 +326,20 @@ class Collection:
             while not self._stop.is_set() and (limit is None or done < limit):
                 # One batch at a time under the mutex: searches go on in between, an interrupt loses one batch.
                 with self._mutex, self._writing() as writer:
-                    self._dense_encoder()
-                    made = writer.fill(stored, min(64, (limit or 64) - done if limit else 64))
+                    size = 64 if limit is None else min(64, limit - done)
+                    made = fill(self._catalog, self.path, stored, writer.encoders[stored.name], size)
                     self._state = None
                     done += made
                     if not made:
-                        writer.compact()
+                        compact(self._catalog, self.path)
                         break
                 bar.update(made)
         return done
 
     def compact(self) -> int:
         """Merge the segments of each space into one and drop deleted rows. Returns how many were replaced."""
-        with self._mutex, self._writing() as writer:
-            replaced = writer.compact(everything=True)
+        with self._mutex, self._writing():
+            replaced = compact(self._catalog, self.path, everything=True)
             self._state = None
             self._catalog.checkpoint()
         return replaced
@@ -579,7 +375,7 @@ class Collection:
     @property
     def settings(self) -> MutableMapping[str, Any]:
         """What the user wants remembered with the collection: a persistent dictionary of JSON values."""
-        return _Settings(self)
+        return Settings(self)
 
     def verify(self, *, progress: bool = False) -> list[str]:
         """Read and check everything. Returns the problems, in words; none means that everything verifies."""
@@ -597,89 +393,16 @@ class Collection:
             self._state = None
         return done
 
-    def close(self) -> None:
-        """Let go of files and locks. Nothing needs saving: what was acknowledged is on disk."""
-        self._stop.set()
-        if self._background is not None and self._background is not threading.current_thread():
-            self._background.join()
-        with self._mutex:
-            if self._closed:
-                return
-            self._state = None
-            self._closed = True
-            if getattr(self, "_catalog", None) is not None:
-                self._catalog.close()
-            if getattr(self, "_lock", None) is not None:
-                self._lock.release()
-
-    def __enter__(self) -> Collection:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         if self._closed:
             return f"<Collection {str(self.path)!r}, closed>"
         with self._mutex:
             spaces = ", ".join(
-                name if name == LEXICAL else f"{s.space.kind} {s.space.dim}" for name, s in self._snapshot.spaces.items()
+                name if name == LEXICAL else f"{s.space.kind} {s.space.dim}"
+                for name, s in self._snapshot.spaces.items()
             )
-            return f"<Collection {str(self.path)!r}: {len(self):,} documents, {self._snapshot.chunks():,} passages; {spaces}>"
-
-
-class _Writing:
-    """The right to write, for the length of a block."""
-
-    def __init__(self, collection: Collection) -> None:
-        self._collection = collection
-
-    def __enter__(self) -> Writer:
-        c = self._collection
-        if not c._lock.held:
-            c._lock.acquire()
-            # Others may have written since our snapshot.
-            c._catalog.unpin()
-            c._state = None
-        encoders: dict[str, Any] = {LEXICAL: c._terms()}
-        stored = c._snapshot.spaces.get(DENSE)
-        if stored is not None and stored.space.fingerprint != "given" and c._dense_encoder() is not None:
-            encoders[DENSE] = c._encoder
-        if c._writer is None:
-            c._writer = Writer(c._catalog, c.path, encoders, c._cut)
-        c._writer._encoders = encoders
-        return c._writer
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-class _Settings(MutableMapping[str, Any]):
-    def __init__(self, collection: Collection) -> None:
-        self._collection = collection
-
-    def __getitem__(self, key: str) -> Any:
-        missing = object()
-        value = self._collection._catalog.get(f"user:{key}", missing)
-        if value is missing:
-            raise KeyError(key)
-        return value
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        with self._collection._mutex, self._collection._writing(), self._collection._catalog.write():
-            self._collection._catalog.set(f"user:{key}", value)
-
-    def __delitem__(self, key: str) -> None:
-        self[key]
-        with self._collection._mutex, self._collection._writing(), self._collection._catalog.write():
-            self._collection._catalog.run("DELETE FROM settings WHERE key=?", (f"user:{key}",))
-
-    def __iter__(self) -> Iterator[str]:
-        rows = self._collection._catalog.all("SELECT key FROM settings WHERE key GLOB 'user:*' ORDER BY key")
-        return iter([row[0][5:] for row in rows])
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+            size = f"{len(self):,} documents, {self._snapshot.chunks():,} passages"
+            return f"<Collection {str(self.path)!r}: {size}; {spaces}>"
 
 
 def _bar(items: Any, progress: bool) -> Any:
@@ -688,23 +411,3 @@ def _bar(items: Any, progress: bool) -> Any:
     from tqdm import tqdm
 
     return tqdm(items, unit="doc", desc="adding")
-
-
-def _batches(items: Any) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, 1)):
-        size = 0
-        for item in iterator:
-            batch.append(item)
-            text = item.get("text") if isinstance(item, Mapping) else getattr(item, "text", item)
-            size += len(text) if isinstance(text, str) else 0
-            if len(batch) >= BATCH_DOCUMENTS or size >= BATCH_CHARACTERS:
-                break
-        yield batch
-
-
-def _name_of(item: Any, ids: Any, i: int) -> str:
-    name = item.get("id") if isinstance(item, Mapping) else getattr(item, "id", None)
-    if name is None and ids is not None and i < len(ids):
-        name = ids[i]
-    return str(name) if name is not None else f"number {i}"

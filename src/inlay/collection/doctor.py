@@ -12,8 +12,9 @@ import numpy as np
 
 from inlay.collection.catalog import Catalog
 from inlay.collection.filters import flatten
+from inlay.collection.pending import fill
 from inlay.collection.segment import Segment
-from inlay.collection.snapshot import LEXICAL, Snapshot
+from inlay.collection.snapshot import Snapshot
 from inlay.collection.writer import Writer
 from inlay.errors import Corrupt, InlayError
 
@@ -39,7 +40,12 @@ def _broken_segments(catalog: Catalog, folder: Path, progress: bool) -> list[tup
     broken = []
     rows = catalog.all("SELECT segment, rows, digest, data, bytes FROM segments ORDER BY rowid")
     with tqdm(
-        total=sum(row[4] for row in rows), unit="B", unit_scale=True, desc="verifying", disable=not progress, leave=False
+        total=sum(row[4] for row in rows),
+        unit="B",
+        unit_scale=True,
+        desc="verifying",
+        disable=not progress,
+        leave=False,
     ) as bar:
         for name, count, digest, data, _ in rows:
             try:
@@ -116,20 +122,21 @@ def repair(catalog: Catalog, folder: Path, writer: Writer) -> list[str]:
             continue
         if stored.space.fingerprint == "given":
             lost = catalog.all(
-                "SELECT DISTINCT id FROM chunks JOIN documents USING(doc) WHERE chunk IN (SELECT value FROM json_each(?))",
+                "SELECT DISTINCT id FROM chunks JOIN documents USING(doc) "
+                "WHERE chunk IN (SELECT value FROM json_each(?))",
                 (json.dumps(missing.tolist()),),
             )
             names = ", ".join(row[0] for row in lost[:5])
             done.append(
-                f"{len(lost)} documents lost the vectors that were given with them and were removed; add them again: {names}"
-                + (" …" if len(lost) > 5 else "")
+                f"{len(lost)} documents lost the vectors that were given with them and were removed; "
+                f"add them again: {names}" + (" …" if len(lost) > 5 else "")
             )
             writer.remove([row[0] for row in lost])
             continue
         with catalog.write():
             catalog.many("INSERT INTO pending VALUES(?,?)", [(stored.number, int(chunk)) for chunk in missing])
-        if name == LEXICAL or name in writer._encoders:
-            while writer.fill(stored, 4096):
+        if name in writer.encoders:
+            while fill(catalog, folder, stored, writer.encoders[name], 4096):
                 pass
         done.append(f"made {len(missing)} rows of space {name} again")
     with catalog.write():

@@ -69,9 +69,7 @@ def sync(
         raise BadInput(f"there is no file or folder {root}")
     report = SyncReport()
     catalog = collection._catalog
-    known = {
-        path: (size, mtime) for path, size, mtime in catalog.all("SELECT path, size, mtime_ns FROM sources")
-    }
+    known = {path: (size, mtime) for path, size, mtime in catalog.all("SELECT path, size, mtime_ns FROM sources")}
     seen: set[str] = set()
     changed = []
     for source in walk(
@@ -167,6 +165,4 @@ def _store(collection: Collection, step: Sequence[Any], known: Any, report: Sync
             for source, ids in owned:
                 catalog.run("DELETE FROM source_documents WHERE path=?", (source.name,))
                 catalog.many("INSERT OR IGNORE INTO source_documents VALUES(?,?)", [(source.name, i) for i in ids])
-                catalog.run(
-                    "INSERT OR REPLACE INTO sources VALUES(?,?,?)", (source.name, source.size, source.mtime_ns)
-                )
+                catalog.run("INSERT OR REPLACE INTO sources VALUES(?,?,?)", (source.name, source.size, source.mtime_ns))

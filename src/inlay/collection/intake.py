@@ -7,13 +7,15 @@ import datetime
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from inlay.errors import BadInput
 from inlay.types import Document
 
-__all__ = ["as_document", "each"]
+__all__ = ["as_document", "as_json", "batches", "each", "name_of"]
 
+BATCH_DOCUMENTS, BATCH_CHARACTERS = 8192, 16_000_000  # of one commit
 LONGEST = 256 * 2**20  # characters of one document; more is a file that wants splitting, not a document
 
 
@@ -126,6 +128,31 @@ def _value(key: Any, value: Any, depth: int = 0) -> Any:
     raise BadInput(f"the metadata {key!r} is a {type(value).__name__}, which JSON cannot hold")
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def as_json(metadata: Mapping[str, Any]) -> str:
     """Metadata as stored."""
-    return json.dumps(metadata, ensure_ascii=False, separators=(",", ":"))
+    return _encoder.encode(metadata)
+
+
+def batches(items: Iterable[Any]) -> Iterator[list[Any]]:
+    """Items in groups of the size of one commit."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, 1)):
+        size = 0
+        for item in iterator:
+            batch.append(item)
+            text = item.get("text") if isinstance(item, Mapping) else getattr(item, "text", item)
+            size += len(text) if isinstance(text, str) else 0
+            if len(batch) >= BATCH_DOCUMENTS or size >= BATCH_CHARACTERS:
+                break
+        yield batch
+
+
+def name_of(item: Any, ids: Any, i: int) -> str:
+    """What to call a document that could not be read."""
+    name = item.get("id") if isinstance(item, Mapping) else getattr(item, "id", None)
+    if name is None and ids is not None and i < len(ids):
+        name = ids[i]
+    return str(name) if name is not None else f"number {i}"

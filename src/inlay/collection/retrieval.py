@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inlay.collection.snapshot import LEXICAL, Snapshot
+from inlay.collection.compaction import compact
+from inlay.collection.pending import keep
+from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, embeddable
 from inlay.errors import BadInput, Locked, SpaceMismatch
 from inlay.search.fusion import Found, Fusion, reciprocal_rank, union
 from inlay.types import Hit, Sparse
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["fuse", "search"]
 
-DENSE = "dense"
 DEPTH = 100  # candidates per space, at least; measured: deeper lists do not change the fused top ten
 
 
@@ -146,8 +147,6 @@ def _embed_candidates(
     known = snapshot.view(DENSE).covered()
     missing = np.sort(np.setdiff1d(best, np.concatenate([known, np.array(sorted(c._unsaved), dtype=np.int64)])))
     if len(missing):
-        from inlay.collection.snapshot import embeddable
-
         passages = snapshot.passages(missing)
         texts = [embeddable(passages[i].metadata, passages[i].heading, passages[i].text) for i in missing.tolist()]
         vectors = np.asarray(c._dense_encoder().encode_document(texts), dtype=np.float32)
@@ -157,9 +156,9 @@ def _embed_candidates(
         try:
             if c._mode == "r":
                 raise Locked("open for reading only")
-            with c._writing() as writer:
-                writer.keep(stored, missing, vectors)
-                writer.compact()
+            with c._writing():
+                keep(c._catalog, c.path, stored, missing, vectors)
+                compact(c._catalog, c.path)
             c._state = None
         except Locked:
             c._unsaved.update(zip(missing.tolist(), vectors))
@@ -202,10 +201,11 @@ def _hits(
     for chunk, score in zip(chunks.tolist(), scores.tolist()):
         p = passages[chunk]
         spaces = {
-            name: {"rank": place[chunk][0], "score": place[chunk][1]} for name, place in places.items() if chunk in place
+            name: {"rank": place[chunk][0], "score": place[chunk][1]}
+            for name, place in places.items()
+            if chunk in place
         }
         hits.append(
             Hit(p.id, score, p.text, p.metadata, p.heading, p.line, p.last_line, p.number, spaces, chunk in made)
         )
     return hits
-

@@ -16,9 +16,9 @@ from inlay.collection.segment import Segment
 from inlay.collection.views import DenseView, LexicalView, SparseView
 from inlay.types import Document, Space
 
-__all__ = ["LEXICAL", "Passage", "Snapshot", "StoredSpace", "embeddable", "searchable"]
+__all__ = ["DENSE", "LEXICAL", "Passage", "Snapshot", "StoredSpace", "embeddable", "searchable"]
 
-LEXICAL = "lexical"
+LEXICAL, DENSE = "lexical", "dense"  # names of the two spaces that every collection may have
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ class DenseView(_View):
         """Score of each given chunk, float32; NaN where it has no vector."""
         query = self._query(query)
         out = np.full(len(chunks), np.nan, dtype=np.float32)
-        for i, segment in enumerate(self.segments):
+        for segment in self.segments:
             places, rows = segment.rows_of(chunks)
             if len(places):
                 pack = segment.pack

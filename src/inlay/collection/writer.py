@@ -1,4 +1,4 @@
-"""Writing: documents in, documents out, rows made, segments merged. Every step is one transaction.
+"""Writing: documents in, documents out. Every step is one transaction.
 
 A batch is stored whole or not at all: its segments are written and synced first, unknown to anybody; one commit then
 makes documents, chunks and segments exist together. Spaces whose encoder is expensive are not waited for: their
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +20,13 @@ import numpy as np
 from inlay.collection.catalog import Catalog
 from inlay.collection.filters import flatten
 from inlay.collection.intake import as_json
-from inlay.collection.merge import merge_dense, merge_postings
 from inlay.collection.rows import rows_of
-from inlay.collection.segment import Segment, Stored, store, sweep
-from inlay.collection.snapshot import LEXICAL, Snapshot, StoredSpace, embeddable, searchable
+from inlay.collection.segment import Stored, store, sweep
+from inlay.collection.snapshot import LEXICAL, StoredSpace, embeddable, searchable
 from inlay.errors import BadInput, SpaceMismatch
 from inlay.types import Chunk, Document
 
 __all__ = ["Failure", "Report", "Writer"]
-
-FAN = 8  # segments of one size class before they are merged into one of the next
-TOO_DEAD = 0.3  # share of deleted rows at which a segment is rewritten
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +58,7 @@ class _New:
     """A document of the batch with what has been decided about it."""
 
     document: Document
+    metadata: str
     hash: bytes
     chunks: list[tuple[Chunk, bytes]]
     vector: np.ndarray | None
@@ -88,7 +85,7 @@ class Writer:
         encoders: dict[str, Any],
         cut: Callable[[Document], Sequence[Chunk]],
     ) -> None:
-        self._catalog, self._folder, self._encoders, self._cut = catalog, folder, encoders, cut
+        self._catalog, self.encoders, self._cut = catalog, encoders, cut
         self._segments = folder / "segments"
         self._segments.mkdir(exist_ok=True)
         self.clean()
@@ -96,8 +93,6 @@ class Writer:
     def clean(self) -> int:
         """Remove the remains of unfinished writes."""
         return sweep(self._segments, {row[0] for row in self._catalog.all("SELECT segment FROM segments")})
-
-    # -- documents -----------------------------------------------------------------------------------------------
 
     def put(
         self,
@@ -134,8 +129,10 @@ class Writer:
                 next_chunk += len(item.chunks)
 
         numbers, lexical, dense, rows = [], [], [], []
-        lazy = [name for name, coder in self._encoders.items() if getattr(coder, "expensive", False) and name != given]
-        eager = [name for name in self._encoders if name not in lazy and name not in (LEXICAL, given)]
+        # A space without its encoder at hand (a model that was passed as an object) is owed its rows like a slow one.
+        cheap = [name for name, coder in self.encoders.items() if not getattr(coder, "expensive", False)]
+        eager = [name for name in cheap if name not in (LEXICAL, given)]
+        lazy = [name for name in spaces if name not in cheap and name != given]
         for item in batch:
             metadata, text = item.document.metadata, item.document.text
             for (chunk, _), number, fresh in zip(item.chunks, item.numbers, item.fresh):
@@ -152,10 +149,10 @@ class Writer:
             chunks = np.array(numbers, dtype=np.int64)
             order = np.argsort(chunks)
             chunks = chunks[order]
-            inputs = {name: dense for name in eager} | ({LEXICAL: lexical} if LEXICAL in self._encoders else {})
+            inputs = dict.fromkeys(eager, dense) | ({LEXICAL: lexical} if LEXICAL in self.encoders else {})
             for name, texts in inputs.items():
                 ordered = [texts[i] for i in order.tolist()]
-                arrays = rows_of(spaces[name], self._encoders[name], ordered)
+                arrays = rows_of(spaces[name], self.encoders[name], ordered)
                 made.append((spaces[name], store(self._segments, {**arrays, "chunks": chunks})))
             if given is not None:
                 arrays = rows_of(spaces[given], None, np.stack(rows)[order])
@@ -169,7 +166,7 @@ class Writer:
             catalog.many("DELETE FROM chunks WHERE doc=?", [(doc,) for doc in gone])
             catalog.many(
                 "INSERT INTO documents VALUES(?,?,?,?,?)",
-                [(i.doc, i.document.id, i.hash, as_json(i.document.metadata), i.document.text) for i in batch],
+                [(i.doc, i.document.id, i.hash, i.metadata, i.document.text) for i in batch],
             )
             catalog.many(
                 "INSERT INTO chunks VALUES(?,?,?,?,?,?,?,?,?)",
@@ -219,8 +216,9 @@ class Writer:
             if problem:
                 report.failed.append(Failure(document.id, problem))
                 continue
-            extra = b"" if vector is None else vector.tobytes()
-            mark = _digest(document.text, as_json(document.metadata), repr(list(document.chunks or ())), extra)
+            stored = as_json(document.metadata)
+            passages = "" if document.chunks is None else repr(list(document.chunks))
+            mark = _digest(document.text, stored, passages, b"" if vector is None else vector.tobytes())
             if document.id in known and known[document.id][1] == mark:
                 report.unchanged += 1
                 batch.pop(document.id, None)
@@ -231,7 +229,7 @@ class Writer:
                 # A passage keeps its rows as long as everything that its rows were made from is the same.
                 head = json.dumps([document.metadata.get(name) for name in ("title", "path", "kind")])
                 marks = [(c, _digest(document.text[c.start : c.stop], c.heading, head)) for c in cut]
-            item = _New(document, mark, marks, vector)
+            item = _New(document, stored, mark, marks, vector)
             if document.id in known:
                 item.doc, item.replaces = known[document.id][0], True
             batch[document.id] = item
@@ -289,143 +287,11 @@ class Writer:
                 catalog.many("DELETE FROM documents WHERE doc=?", [(doc,) for doc in docs])
         return len(docs)
 
-    # -- rows ----------------------------------------------------------------------------------------------------
-
-    def waiting(self, space: StoredSpace, limit: int) -> list[tuple[int, str]]:
-        """Pending chunks of a space with the text to encode, oldest first."""
-        of = searchable if space.name == LEXICAL else embeddable
-        return [
-            (chunk, of(json.loads(metadata), heading, text))
-            for chunk, metadata, heading, text in self._catalog.all(
-                "SELECT chunk, metadata, heading, substr(text, start + 1, stop - start) FROM pending "
-                "JOIN chunks USING(chunk) JOIN documents USING(doc) WHERE space=? ORDER BY chunk LIMIT ?",
-                (space.number, limit),
-            )
-        ]
-
-    def keep(self, space: StoredSpace, chunks: np.ndarray, vectors: Any) -> None:
-        """Store rows of pending chunks (ascending) that somebody has encoded."""
-        arrays = rows_of(space, None, vectors)
-        stored = store(self._segments, {**arrays, "chunks": chunks})
-        with self._catalog.write():
-            still = {
-                row[0]
-                for row in self._catalog.all(
-                    "SELECT chunk FROM pending WHERE space=? AND chunk IN (SELECT value FROM json_each(?))",
-                    (space.number, json.dumps(chunks.tolist())),
-                )
-            }
-            if len(still) != len(chunks):
-                raise BadInput("some of these chunks have a row already")
-            self._catalog.run("INSERT INTO segments VALUES(?,?,?,?,?,?)", stored.record(space.number))
-            self._catalog.many(
-                "DELETE FROM pending WHERE space=? AND chunk=?", [(space.number, chunk) for chunk in chunks.tolist()]
-            )
-
-    def fill(self, space: StoredSpace, batch: int) -> int:
-        """Encode one batch of pending chunks. Returns how many there were."""
-        waiting = self.waiting(space, batch)
-        if not waiting:
-            return 0
-        encoder = self._encoders[space.name]
-        chunks = np.array([chunk for chunk, _ in waiting], dtype=np.int64)
-        texts = [text for _, text in waiting]
-        arrays = rows_of(space, encoder, texts)
-        stored = store(self._segments, {**arrays, "chunks": chunks})
-        with self._catalog.write():
-            self._catalog.run("INSERT INTO segments VALUES(?,?,?,?,?,?)", stored.record(space.number))
-            self._catalog.many(
-                "DELETE FROM pending WHERE space=? AND chunk=?", [(space.number, chunk) for chunk in chunks.tolist()]
-            )
-        return len(waiting)
-
-    # -- segments ------------------------------------------------------------------------------------------------
-
-    def compact(self, *, everything: bool = False) -> int:
-        """Merge segments: those of a size class that has `FAN` of them, and those with many deleted rows.
-
-        Args:
-            everything: merge each space into one segment.
-
-        Returns:
-            How many segments were replaced.
-        """
-        replaced = 0
-        while step := self._compact_once(everything):
-            replaced += step
-            if everything:
-                break
-        if replaced:
-            self._unbury()
-            self.clean()
-        return replaced
-
-    def _compact_once(self, everything: bool) -> int:
-        snapshot = Snapshot(self._catalog, self._folder)
-        replaced = 0
-        for name, segments in snapshot.segments.items():
-            alive = [self._alive(segment, snapshot.tombstones) for segment in segments]
-            groups = [list(range(len(segments)))] if everything else _groups(segments, alive)
-            for group in groups:
-                clean = all(alive[i].all() for i in group)
-                if not group or (everything and len(group) == 1 and clean):
-                    continue
-                self._replace(snapshot.spaces[name], [segments[i] for i in group], [alive[i] for i in group])
-                replaced += len(group)
-        return replaced
-
-    @staticmethod
-    def _alive(segment: Segment, tombstones: np.ndarray) -> np.ndarray:
-        alive = np.ones(segment.rows, dtype=bool)
-        alive[segment.rows_of(tombstones)[1]] = False
-        return alive
-
-    def _replace(self, space: StoredSpace, old: list[Segment], alive: list[np.ndarray]) -> None:
-        for segment in old:
-            segment.pack.verify()  # a merge must not launder damaged bytes into fresh checksums
-        stored = None
-        if any(mask.any() for mask in alive):
-            merge = merge_dense if space.space.kind == "dense" else merge_postings
-            stored = store(self._segments, merge(old, alive))
-        with self._catalog.write():
-            self._catalog.many("DELETE FROM segments WHERE segment=?", [(segment.name,) for segment in old])
-            if stored:
-                self._catalog.run("INSERT INTO segments VALUES(?,?,?,?,?,?)", stored.record(space.number))
-
-    def _unbury(self) -> None:
-        """Forget tombstones of chunks that no segment holds any more."""
-        snapshot = Snapshot(self._catalog, self._folder)
-        if not len(snapshot.tombstones):
-            return
-        held = [s.chunks[s.rows_of(snapshot.tombstones)[1]] for group in snapshot.segments.values() for s in group]
-        free = np.setdiff1d(snapshot.tombstones, np.concatenate(held) if held else [])
-        if len(free):
-            with self._catalog.write():
-                self._catalog.many("DELETE FROM tombstones WHERE chunk=?", [(chunk,) for chunk in free.tolist()])
-
-
-def _groups(segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> list[list[int]]:
-    groups = []
-    sizes = [int(max(segment.rows, 1)).bit_length() // 3 for segment in segments]
-    for size, count in Counter(sizes).items():
-        if count >= FAN:
-            # A run of small additions is folded together with everything smaller than it.
-            groups.append([i for i, s in enumerate(sizes) if s <= size])
-            break
-    taken = {i for group in groups for i in group}
-    for i, mask in enumerate(alive):
-        if i not in taken and len(mask) and 1 - mask.mean() > TOO_DEAD:
-            groups.append([i])
-    return groups
-
 
 def _digest(*parts: str | bytes) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.digest()
+    data = [part.encode() if isinstance(part, str) else part for part in parts]
+    lengths = ",".join([str(len(part)) for part in data]).encode()
+    return hashlib.blake2b(b"".join([lengths, b";", *data]), digest_size=16).digest()
 
 
 def _bad_chunks(chunks: Sequence[Chunk], length: int, *, whole: bool) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from inlay.documents.definitions import first_definition
+from inlay.documents import prose
+from inlay.documents.definitions import BLOCK_COMMENT, first_definition
 from inlay.documents.spans import LIMIT, Unit
 
 __all__ = ["units"]
 
-_BLOCK = re.compile(r"\n(?:[^\S\n]*+\n)++([ \t]*+)")
+# Blank lines, with the indentation that follows; or a block comment, whose blank lines end nothing.
+_BLOCK = re.compile(rf"\n(?:[^\S\n]*+\n)++(?=([ \t]*+))|^[ \t]*+{BLOCK_COMMENT}", re.M)
 _CLOSERS = frozenset("})]")
 _NEVER = 1 << 30  # indentation of a block at which a group must not be cut
 _DEEPEST = 8
+_GROUPED_UP_TO = 5_000_000  # characters; longer is data
 
 
 def units(text: str, language: str | None = None, limit: int = LIMIT) -> list[Unit]:
@@ -22,9 +25,13 @@ def units(text: str, language: str | None = None, limit: int = LIMIT) -> list[Un
     A group too long is cut before its least indented blocks, again and again: first between the classes of a file,
     then between the methods of a class. Braces need not be counted for that: people indent.
     """
+    if len(text) > _GROUPED_UP_TO:
+        return prose.units(text, limit)
     starts, indents = [0], [0]
     for match in _BLOCK.finditer(text):
-        first = text[match.end() : match.end() + 1]
+        if match[1] is None:
+            continue
+        first = text[match.end(1) : match.end(1) + 1]
         starts.append(match.start(1))
         indents.append(_NEVER if first in _CLOSERS or not first else len(match[1].expandtabs(4)))
     starts.append(len(text))

@@ -9,9 +9,19 @@ __all__ = ["first_definition"]
 _NAME = r"([A-Za-z_$][\w$]*)"
 _LOOKED_AT = 4_000
 
+# Passed over whole, for its prose may look like code.
+BLOCK_COMMENT = r"/\*(?:[^*]++|\*(?!/))*+(?:\*/|\Z)"
 
-def _compiled(*forms: str, flags: re.RegexFlag = re.M) -> re.Pattern[str]:
-    return re.compile("|".join(rf"^[ \t]*(?:{form})" for form in forms), flags)
+
+def _compiled(*forms: str, flush: tuple[str, ...] = (), flags: re.RegexFlag = re.M) -> re.Pattern[str]:
+    """One pattern of several forms of definition; those in `flush` must begin at the margin."""
+    indented = "|".join(rf"^[ \t]*(?:{form})" for form in forms)
+    return re.compile(
+        "|".join(
+            [rf"^[ \t]*{BLOCK_COMMENT}", *(rf"^(?:{form})" for form in flush), indented],
+        ),
+        flags,
+    )
 
 
 # Bounded repeats throughout: a line of a megabyte must not cost its square.
@@ -25,15 +35,17 @@ _TYPED_METHOD = (
     r"(?:(?:public|private|protected|internal|static|final|abstract|override|virtual|async|synchronized)[ \t]+){1,5}"
     rf"[\w<>\[\],.? \t]{{0,80}}?\b{_NAME}[ \t]*\("
 )
+# The type on the same line or, as in much C, on the line before.
 _C_FUNCTION = (
-    r"(?!return\b|else\b|if\b|for\b|while\b|switch\b|case\b|typedef\b)"
-    r"[A-Za-z_][\w \t*&:<>,]{0,100}?[ \t*&]((?:[A-Za-z_]\w*::){0,3}~?[A-Za-z_]\w*)[ \t]*\([^;\n]{0,200}$"
+    r"(?!(?:return|else|if|for|while|switch|case|typedef|new|delete|throw)\b)"
+    r"[A-Za-z_](?:[\w \t*&:<>,~]{0,100}?[ \t*&]|[\w \t*]{0,80}\n)"
+    r"((?:[A-Za-z_]\w*::){0,3}~?[A-Za-z_]\w*)[ \t]*\([^;\n]{0,200}"
 )
 _C_FORMS = (
     r"(?:typedef[ \t]+)?(?:template[^\n]{0,80}\n)?(?:struct|class|enum(?:[ \t]+class)?|union|namespace)[ \t]+"
     rf"{_NAME}[^;\n]{{0,120}}$",
     rf"\#[ \t]*define[ \t]+{_NAME}\(",
-    _C_FUNCTION,
+    rf"{_C_FUNCTION}\{{[ \t]*$",
 )
 _JS_FORMS = (
     _KEYWORDED,
@@ -51,9 +63,9 @@ _PATTERNS = {
     "vue": _compiled(r"<(template|script|style)\b", *_JS_FORMS),
     "java": _compiled(_KEYWORDED, _TYPED_METHOD),
     "csharp": _compiled(_KEYWORDED, _TYPED_METHOD),
-    "dart": _compiled(_KEYWORDED, _C_FUNCTION),
-    "c": _compiled(*_C_FORMS),
-    "cpp": _compiled(*_C_FORMS),
+    "dart": _compiled(_KEYWORDED, rf"{_C_FUNCTION}\{{[ \t]*$"),
+    "c": _compiled(*_C_FORMS, flush=(rf"{_C_FUNCTION}$",)),
+    "cpp": _compiled(*_C_FORMS, flush=(rf"{_C_FUNCTION}$",)),
     "go": _compiled(rf"func[ \t]+(?:\([^()\n]{{0,120}}\)[ \t]*)?{_NAME}", rf"type[ \t]+{_NAME}"),
     "rust": _compiled(
         r"(?:pub(?:\([^()\n]{0,40}\))?[ \t]+)?"
@@ -102,5 +114,7 @@ def first_definition(text: str, start: int, stop: int, language: str | None) -> 
     pattern = _PATTERNS.get(language or "", _GENERIC)
     if pattern is None:
         return ""
-    match = pattern.search(text, start, min(stop, start + _LOOKED_AT))
-    return match[match.lastindex].strip("\"' ") if match and match.lastindex else ""
+    for match in pattern.finditer(text, start, min(stop, start + _LOOKED_AT)):
+        if match.lastindex:
+            return match[match.lastindex].strip("\"' ")
+    return ""

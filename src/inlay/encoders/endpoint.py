@@ -8,6 +8,7 @@ from __future__ import annotations
 import email.utils
 import json
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -188,14 +189,13 @@ class Endpoint:
     def _request(self, batch: list[str]) -> np.ndarray:
         """One request, repeated as long as there is hope; rows in the order of the texts."""
         httpx, tenacity = _libraries()
-        jitter = tenacity.wait_exponential_jitter(
-            initial=self.backoff, max=max(self.backoff, LONGEST_WAIT / 2), jitter=self.backoff
-        )
 
         def wait(state: Any) -> float:
             self.usage.retries += 1
-            asked = getattr(state.outcome.exception(), "wait", None)
-            return jitter(state) if asked is None else asked
+            asked = state.outcome.exception().wait
+            growing = min(self.backoff * 2.0 ** (state.attempt_number - 1), LONGEST_WAIT / 2)
+            # Jitter, so that clients which failed together do not come back together.
+            return growing * random.uniform(1, 1.5) if asked is None else asked
 
         try:
             answer = tenacity.Retrying(
@@ -296,7 +296,7 @@ def _base_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadInput(f"base_url must start with http:// or https://, got {url!r}")
     if parts.username or parts.password:
-        raise BadInput("base_url must not hold a password, because it is stored; put the key into an environment variable")
+        raise BadInput("base_url must not hold a password, because it is stored; name a variable with key_env instead")
     if parts.query or parts.fragment:
         raise BadInput(f"base_url must end in a path, got {url!r}")
     path = parts.path.rstrip("/").removesuffix("/embeddings")

@@ -27,8 +27,8 @@ def fingerprint(name: str, settings: dict[str, Any], weights: Iterable[Any] = ()
                     digest.update(block)
             size = weight.stat().st_size
         else:
-            block = weight.encode() if isinstance(weight, str) else memoryview(weight)
-            digest.update(block if len(block) else b"")
-            size = len(block) if isinstance(block, bytes) else block.nbytes
+            held = memoryview(weight.encode() if isinstance(weight, str) else weight)
+            digest.update(held if held.nbytes else b"")
+            size = held.nbytes
         digest.update(size.to_bytes(8, "little"))  # so that bytes cannot move from one weight to the next unnoticed
     return f"{name}-{digest.hexdigest()}"

@@ -73,7 +73,7 @@ class Numen:
             raise BadInput(f"output must be 'dense' or 'sparse', got {output!r}")
         if isinstance(stop_grams, str):
             raise BadInput(f"stop_grams takes a list of n-grams, got one str; write [{stop_grams!r}]")
-        self.dim, self.n, self.weights, self.output = int(dim), tuple(map(int, n)), weights, output
+        self.dim, self.n, self.weights, self.output = int(dim), tuple(map(int, n)), tuple(map(float, weights)), output
         self.signed, self.boundaries, self.stop_grams = bool(signed), bool(boundaries), tuple(sorted(stop_grams))
         self._weight = np.zeros(max(self.n) + 1)
         self._weight[list(self.n)] = weights

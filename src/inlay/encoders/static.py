@@ -62,7 +62,10 @@ class Static:
             raise BadInput("table holds NaN or infinity")
         if (tokens is None) == (tokenizer is None):
             raise BadInput("give either tokens (a word list) or a tokenizer, not both and not neither")
-        self.normalize, self.path = bool(normalize), None
+        self.normalize = bool(normalize)
+        self.path: str | None = None
+        self._tokenizer: Any = None
+        self._unknown: int | None = None
         self.weights = None if weights is None else np.ascontiguousarray(weights, dtype=np.float32)
         self.mapping = None if mapping is None else np.ascontiguousarray(mapping, dtype=np.int64)
         if tokens is not None:
@@ -79,7 +82,7 @@ class Static:
     def _read_tokens(self, tokens: Sequence[str]) -> None:
         if isinstance(tokens, str) or not all(isinstance(token, str) for token in tokens):
             raise BadInput("tokens must be a list of str, one for each row")
-        self._tokenizer, self._unknown, self.size = None, None, len(tokens)
+        self.size = len(tokens)
         self._number = {token: i for i, token in enumerate(tokens)}
         if len(self._number) < len(tokens):
             twice = next(token for i, token in enumerate(tokens) if self._number[token] != i)

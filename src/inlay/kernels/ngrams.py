@@ -142,7 +142,7 @@ def sum_words_plain(indptr: np.ndarray, words: np.ndarray, pairs: Pairs, dim: in
         row, column = np.divmod(kept, dim)
         lengths.append(np.bincount(row, minlength=high - low))
         columns.append(column.astype(np.int32))
-        sums.append(total[kept])
+        sums.append(total[kept].astype(np.float64, copy=False))  # bincount of nothing is int64
     out = np.cumsum(np.concatenate(lengths))
     if not columns:
         return out, np.zeros(0, dtype=np.int32), np.zeros(0)

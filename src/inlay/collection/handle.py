@@ -1,0 +1,266 @@
+"""What holding a collection means: files open, a state of it in view, the right to write taken when first needed."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from inlay.collection.catalog import Catalog
+from inlay.collection.lock import WriterLock
+from inlay.collection.pending import fill
+from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, StoredSpace
+from inlay.collection.writer import Writer
+from inlay.errors import BadInput, Corrupt, Locked, SpaceMismatch
+from inlay.types import Space, SpaceMap
+
+__all__ = ["Handle"]
+
+DEFAULT_ENCODER = "numen?dim=4096&output=sparse"  # the best that needs no download
+
+
+class Handle:
+    """An open collection, without its verbs: see `Collection`."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        encoder: Any = None,
+        mode: str = "a",
+        dtype: str = "float32",
+        chunk: int | None = 1600,
+        metric: str = "cosine",
+        space_map: SpaceMap | None = None,
+    ) -> None:
+        if mode not in ("a", "r"):
+            raise BadInput(f"mode is 'a' (read and write) or 'r' (read), got {mode!r}")
+        if dtype not in ("float32", "float16", "int8"):
+            raise BadInput(f"dtype is 'float32', 'float16' or 'int8', got {dtype!r}")
+        if metric not in ("cosine", "dot", "l2"):
+            raise BadInput(f"metric is 'cosine', 'dot' or 'l2', got {metric!r}")
+        if chunk is not None and (not isinstance(chunk, int) or chunk < 64):
+            raise BadInput(f"chunk is a number of characters, at least 64, or None, got {chunk!r}")
+        self.path = Path(path)
+        self._mode, self._map = mode, space_map
+        self._mutex = threading.RLock()
+        self._closed = False
+        fresh = not (self.path / "catalog.sqlite").exists()
+        if fresh:
+            self._make_folder(mode)
+        self._catalog = Catalog(self.path / "catalog.sqlite", create=mode == "a")
+        self._lock = WriterLock(self.path)
+        self._writer: Writer | None = None
+        self._state: Snapshot | None = None
+        self._analyzer: Any = None
+        self._encoder: Any = None
+        self._asked = encoder
+        self._background: threading.Thread | None = None
+        self._stop = threading.Event()
+        # Vectors made on demand that could not be stored because another process writes.
+        self._unsaved: dict[int, np.ndarray] = {}
+        try:
+            if self._catalog.get("dtype") is None:
+                self._found(dtype, chunk, metric)
+            self._check_encoder()
+            self._resume()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- opening -------------------------------------------------------------------------------------------------
+
+    def _make_folder(self, mode: str) -> None:
+        if mode == "r":
+            raise BadInput(f"there is no collection at {self.path}")
+        if self.path.exists() and not self.path.is_dir():
+            raise BadInput(f"{self.path} is a file; a collection is a directory")
+        if self.path.is_dir() and any(not e.name.startswith("catalog.sqlite") for e in self.path.iterdir()):
+            raise BadInput(
+                f"{self.path} is a folder with other things in it, not a collection. To search a folder: "
+                f"inlay search QUERY {self.path}; to make a collection, name a new directory"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def _found(self, dtype: str, chunk: int | None, metric: str) -> None:
+        """Settle what a new collection is."""
+        from inlay.encoders import encoder as by_name
+
+        asked = DEFAULT_ENCODER if self._asked is None else self._asked
+        made = None if asked is False else by_name(asked)
+        with self._catalog.write():
+            if self._catalog.get("dtype") is not None:
+                return  # another process was quicker
+            self._catalog.set("dtype", dtype)
+            self._catalog.set("chunk", chunk)
+            self._catalog.set("metric", metric)
+            spec = {"k1": 1.2, "b": 0.75, "stemmer": "english", "stopwords": "english"}
+            self._new_space(LEXICAL, Space("sparse", 0, "dot", "bm25"), spec)
+            if made is not None and made.space.dim:
+                self._new_space(DENSE, made.space, getattr(made, "spec", None))
+        self._encoder = made
+
+    def _new_space(self, name: str, space: Space, spec: dict[str, Any] | None) -> None:
+        self._catalog.run(
+            "INSERT INTO spaces(name, kind, dim, metric, fingerprint, dtype, spec) VALUES(?,?,?,?,?,?,?)",
+            (
+                name,
+                space.kind,
+                space.dim,
+                space.metric,
+                space.fingerprint,
+                self._catalog.get("dtype"),
+                None if spec is None else json.dumps(spec),
+            ),
+        )
+
+    def _check_encoder(self) -> None:
+        """An encoder that is asked for must be the one that made the stored vectors."""
+        if self._asked in (None, False) or self._encoder is not None:
+            return
+        from inlay.encoders import encoder as by_name
+
+        made = by_name(self._asked)
+        stored = self._snapshot.spaces.get(DENSE)
+        if stored and stored.space.fingerprint != made.space.fingerprint and self._map is None:
+            raise SpaceMismatch(
+                f"{self.path} holds vectors of {stored.spec or stored.space.fingerprint}, not of {made!r}: they cannot "
+                "be compared. Open it without encoder=, or pass space_map= from one to the other, or index again"
+            )
+        self._encoder = made
+
+    def _resume(self) -> None:
+        """Finish what an interrupted writer left, if nobody else is writing."""
+        if self._mode == "r":
+            return
+        cheap = [
+            stored
+            for stored in self._snapshot.spaces.values()
+            if (stored.name == LEXICAL or self._is_cheap(stored)) and self._snapshot.pending(stored.name)
+        ]
+        if cheap:
+            try:
+                with self._writing() as writer:
+                    for stored in cheap:
+                        while fill(self._catalog, self.path, stored, writer.encoders[stored.name], 4096):
+                            pass
+            except Locked:
+                pass
+
+    def _is_cheap(self, stored: StoredSpace) -> bool:
+        if self._encoder is None and stored.spec is None:
+            return False
+        return not getattr(self._dense_encoder(), "expensive", False)
+
+    # -- encoders ------------------------------------------------------------------------------------------------
+
+    def _terms(self) -> Any:
+        if self._analyzer is None:
+            from inlay.encoders.analysis import Analyzer
+
+            spec = self._snapshot.spaces[LEXICAL].spec or {}
+            self._analyzer = Analyzer(stemmer=spec.get("stemmer"), stopwords=spec.get("stopwords"))
+        return self._analyzer
+
+    def _dense_encoder(self) -> Any:
+        """The encoder of the dense space, or None where the vectors are brought from outside."""
+        if self._encoder is None:
+            stored = self._snapshot.spaces.get(DENSE)
+            if stored and stored.spec and self._asked is not False:
+                from inlay.encoders import encoder as by_name
+
+                made = by_name(**stored.spec)
+                if made.space.fingerprint != stored.space.fingerprint:
+                    raise SpaceMismatch(
+                        f"{made!r} is no longer the model that made the vectors of {self.path} (it was "
+                        f"{stored.space.fingerprint}, it is {made.space.fingerprint}): index again or restore the model"
+                    )
+                self._encoder = made
+        return self._encoder
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        self._alive()
+        if self._state is None:
+            for attempt in range(20):
+                if not self._lock.held:
+                    self._catalog.pin()
+                try:
+                    self._state = Snapshot(self._catalog, self.path)
+                    break
+                except FileNotFoundError as error:
+                    # A compaction unlinked a segment between our reading its name and opening it.
+                    self._catalog.unpin()
+                    if attempt == 19 or self._lock.held:
+                        raise Corrupt(f"{error.filename} is missing. Run: inlay doctor {self.path}") from None
+        assert self._state is not None
+        return self._state
+
+    def _alive(self) -> None:
+        if self._closed:
+            raise BadInput(f"the collection {self.path} is closed")
+
+    def _writing(self) -> Writing:
+        self._alive()
+        if self._mode == "r":
+            raise BadInput(f"{self.path} is open for reading only; open it with mode='a' to write")
+        return Writing(self)
+
+    def refresh(self) -> None:
+        """See what others have written since opening."""
+        with self._mutex:
+            self._alive()
+            self._state = None
+            self._catalog.unpin()
+
+    def close(self) -> None:
+        """Let go of files and locks. Nothing needs saving: what was acknowledged is on disk."""
+        self._stop.set()
+        if self._background is not None and self._background is not threading.current_thread():
+            self._background.join()
+        with self._mutex:
+            if self._closed:
+                return
+            self._state = None
+            self._closed = True
+            if getattr(self, "_catalog", None) is not None:
+                self._catalog.close()
+            if getattr(self, "_lock", None) is not None:
+                self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Writing:
+    """The right to write, for the length of a block."""
+
+    def __init__(self, collection: Handle) -> None:
+        self._collection = collection
+
+    def __enter__(self) -> Writer:
+        c = self._collection
+        if not c._lock.held:
+            c._lock.acquire()
+            # Others may have written since our snapshot.
+            c._catalog.unpin()
+            c._state = None
+        encoders: dict[str, Any] = {LEXICAL: c._terms()}
+        stored = c._snapshot.spaces.get(DENSE)
+        if stored is not None and stored.space.fingerprint != "given" and c._dense_encoder() is not None:
+            encoders[DENSE] = c._encoder
+        if c._writer is None:
+            c._writer = Writer(c._catalog, c.path, encoders, c._cut)
+        c._writer.encoders = encoders
+        return c._writer
+
+    def __exit__(self, *_: object) -> None:
+        return None
