@@ -510,7 +510,7 @@ def test_search_while_another_process_writes(here: Path) -> None:
         holder.stdout.readline()
         result = run("search", "parrot")
         assert "parrot.txt" in result.stdout
-        assert "searching what is indexed so far" in result.stderr
+        assert "searches what is indexed so far" in result.stderr
     finally:
         holder.communicate(b"\n", timeout=60)
     assert "new.txt" in run("search", "yeti").stdout
@@ -554,6 +554,30 @@ def test_index_into_a_collection_of_ones_own(here: Path) -> None:
     assert "give another" in run("index", "docs", "-o", "notes.inlay", code=2).stderr
     assert "holds other files" in run("index", "-o", "docs", code=2).stderr
     assert "notes.inlay" not in run("search", "zebra").stdout
+
+
+def test_interrupted_indexing_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inlay.Collection, "update", stop)
+        run("index", "--include", "*.md", code=130)
+    (row,) = json.loads(run("ls", "--json").stdout)
+    assert row["folder"] == str(here)
+    assert row["note"].startswith("unfinished")
+    assert json.loads(run("index", "--json").stdout)["added"] == 1
+    assert json.loads(run("ls", "--json").stdout)[0]["note"] == ""
+
+
+def test_another_encoder_needs_a_rebuild(here: Path) -> None:
+    run("index", "--encoder", NUMEN)
+    assert "inlay index --rebuild --encoder 'numen?dim=64'" in run("index", "--encoder", "numen?dim=64", code=2).stderr
+    run("index", "--rebuild", "--encoder", "numen?dim=64")
+    assert json.loads(run("info", "--json").stdout)["spaces"]["dense"]["dim"] == 64
+    run("index", "--rebuild")
+    assert json.loads(run("info", "--json").stdout)["spaces"]["dense"]["dim"] == 64
+    assert "no encoder is called" in run("search", "x", "docs/birds", "--encoder", "nonsense", code=2).stderr
 
 
 def test_index_embeds_on_request(here: Path) -> None:
@@ -674,7 +698,8 @@ def test_rows_of_damaged_and_unknown_files(here: Path) -> None:
     packed = gzip.compress(b'{"id": "a", "text": "one"}\n' * 1000)
     Path("cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
     assert "the file is damaged from here on" in run("import", "c.inlay", "cut.jsonl.gz", code=1).stderr
-    assert "Files end in" in run("import", "c.inlay", "dates.py", code=2).stderr
+    assert "Files end in" in run("import", "new.inlay", "t.tsv", "dates.py", code=2).stderr
+    assert not Path("new.inlay").exists()
 
 
 def test_export_of_a_part(here: Path) -> None:
@@ -703,7 +728,19 @@ def test_doctor_on_what_cannot_be_opened(here: Path) -> None:
     assert run("doctor").stdout == "everything verifies\n"
 
 
+def test_an_index_that_lost_its_catalog_is_made_again(here: Path) -> None:
+    run("index")
+    catalog = index_of(here) / places.CATALOG
+    for lose in (catalog.unlink, lambda: catalog.rename(f"{catalog}.removed")):
+        lose()
+        assert "is not indexed yet" in run("doctor", code=2).stderr
+        assert "parrot.txt" in run("search", "parrot").stdout
+        assert run("doctor").stdout == "everything verifies\n"
+        assert not list(index_of(here).glob("*.removed"))
+
+
 def test_doctor_repairs_a_flipped_byte(here: Path) -> None:
+    (index_of(here) / "segments").mkdir(parents=True)  # what is left by a removal that was interrupted
     for i in range(300):  # enough for a segment on disk rather than in the catalog
         (here / f"{i}.txt").write_text(f"Document number {i} about subject {i * i} and parrots.\n" * 20)
     run("index")

@@ -1,4 +1,4 @@
-"""ONNX encoders, on graphs small enough to work out by hand: embedding rows, mixed with the mean of the unmasked ones."""
+"""ONNX encoders, on graphs small enough to work out by hand: token rows plus the mean of the unmasked ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TABLE[0] = 100  # padding that leaks in shows
 
 
 def write_graph(path: Path, inputs=("input_ids", "attention_mask"), kind="INT64", pooled=False, shape=8) -> None:
-    """states = E[ids] + mean over the mask of E[ids] (+ type and position if asked): each token sees its company."""
+    """States are E[ids] + mean over the mask of E[ids] (+ type and position if asked): each token sees its company."""
     from onnx import TensorProto, helper, numpy_helper
 
     kinds = {"INT64": TensorProto.INT64, "INT32": TensorProto.INT32}
@@ -116,15 +116,15 @@ def test_rows_are_pooled_states(folder: Path, how: str, by_hand) -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(texts=st.lists(st.lists(st.sampled_from([*"abcdefgh"]), max_size=12).map(" ".join), max_size=9), seed=st.data())
-def test_batch_equals_single(tmp_path_factory, texts: list[str], seed) -> None:
+@given(texts=st.lists(st.lists(st.sampled_from([*"abcdefgh"]), max_size=12).map(" ".join), max_size=9), data=st.data())
+def test_batch_equals_single(tmp_path_factory, texts: list[str], data) -> None:
     folder = tmp_path_factory.getbasetemp() / "batch"
     if not folder.exists():
         folder.mkdir()
         write_graph(folder / "model.onnx")
         write_tokenizer(folder)
-    made = Onnx(folder, pooling=seed.draw(st.sampled_from(["mean", "cls", "last", "max"])), normalize=True, threads=1)
-    rows = made.encode_document(texts, batch_size=seed.draw(st.integers(1, 5)))
+    made = Onnx(folder, pooling=data.draw(st.sampled_from(["mean", "cls", "last", "max"])), normalize=True, threads=1)
+    rows = made.encode_document(texts, batch_size=data.draw(st.integers(1, 5)))
     assert rows.shape == (len(texts), 8)
     for text, row in zip(texts, rows):
         np.testing.assert_allclose(row, made.encode_document([text])[0], atol=1e-5)
@@ -266,7 +266,7 @@ def test_bad_options(folder: Path, options: dict, says: str) -> None:
 
 def test_models_that_cannot_be_run(folder: Path) -> None:
     (folder / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]')
-    with pytest.raises(BadInput, match="Dense.*st:"):
+    with pytest.raises(BadInput, match=r"Dense.*st:"):
         Onnx(folder)
     (folder / "modules.json").unlink()
     write_graph(folder / "model.onnx", ("input_ids", "attention_mask", "past_key_values"))

@@ -59,5 +59,5 @@ def _examine(place: Place, repair: bool) -> tuple[list[str], list[str]]:
 
 def _last_resort(place: Place) -> str:
     if place.folder is not None:
-        return f"To make it again from the files: inlay index --rebuild {place.folder}"
+        return f"To make it again from the files: inlay index --rebuild {place.source}"
     return "What can still be read can be saved: inlay export"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from inlay.cli.places import Place, is_collection, locate, mirror_of
-from inlay.errors import BadInput, InlayError
+from inlay.errors import BadInput, InlayError, SpaceMismatch
 
 if TYPE_CHECKING:
     from inlay.collection import Collection
@@ -76,7 +76,20 @@ def open_place(place: Place, *, encoder: Any = None, mode: Literal["a", "r"] = "
     if mode == "r" and not place.exists:
         raise BadInput(f"{place} is not indexed yet; run: inlay index {place}")
     place.collection.parent.mkdir(parents=True, exist_ok=True)
-    return inlay.open(place.collection, encoder=encoder, mode=mode)
+    if place.cached and not place.exists:
+        from inlay.cli.manage import is_remnant, remove
+
+        if is_remnant(place.collection):
+            remove(place.collection)
+    try:
+        return inlay.open(place.collection, encoder=encoder, mode=mode)
+    except SpaceMismatch as error:
+        if encoder is None or place.folder is None:
+            raise
+        raise SpaceMismatch(
+            f"the index of {place} has vectors of another encoder than {encoder!r}, and they cannot be compared. "
+            f"To use it instead: inlay index --rebuild --encoder {encoder!r} {place}"
+        ) from error
 
 
 def mirror(

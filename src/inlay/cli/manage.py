@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,13 +13,14 @@ from typing import Any
 import click
 
 from inlay.cli.index import open_place, say
-from inlay.cli.places import CATALOG, Place, indexes, locate
+from inlay.cli.places import CATALOG, Place, indexes, is_collection, locate
 from inlay.errors import BadInput, InlayError
 
-__all__ = ["info", "ls", "remove", "rm"]
+__all__ = ["info", "is_remnant", "ls", "remove", "rm"]
 
 # All that a collection ever writes into its folder; anything else there is someone's and stays.
-OURS = (CATALOG, f"{CATALOG}-wal", f"{CATALOG}-shm", "segments", "writer.lock", "writer.json")
+OURS = (CATALOG, f"{CATALOG}-wal", f"{CATALOG}-shm", "segments", "writer.json", "writer.lock")
+REMOVED = f"{CATALOG}.removed"
 
 
 @click.command("ls")
@@ -100,21 +100,27 @@ def remove(collection: Path) -> list[str]:
     Raises:
         Locked: another process is writing to it.
     """
-    with _writing(collection):
-        # Renamed first: a collection without its catalog is none, so a removal that is interrupted leaves no half.
-        tag = secrets.token_hex(4)
-        for name in OURS:
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(collection / name, collection / f".removed-{tag}-{name}")
-    for path in collection.glob(".removed-*"):
+    with _writing(collection), contextlib.suppress(FileNotFoundError):
+        # The catalog goes at one stroke, and with it the collection: a removal that is interrupted leaves no half.
+        os.rename(collection / CATALOG, collection / REMOVED)
+    for name in (REMOVED, *OURS):
+        path = collection / name
         if path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
     left = sorted(entry.name for entry in collection.iterdir())
     if not left:
         collection.rmdir()
     return left
+
+
+def is_remnant(collection: Path) -> bool:
+    """Whether a folder is what an interrupted removal or a lost catalog has left of a collection.
+
+    One that another process has just begun to make is none: it has no segments before it has its catalog.
+    """
+    return not is_collection(collection) and any((collection / name).exists() for name in (REMOVED, "segments"))
 
 
 @contextlib.contextmanager
@@ -134,7 +140,7 @@ def _describe(path: Path) -> dict[str, Any]:
     row: dict[str, Any] = {
         "folder": None,
         "documents": None,
-        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        "bytes": sum(_bytes(file) for file in path.rglob("*")),
         "indexed": None,
         "collection": str(path),
         "note": "",
@@ -149,7 +155,16 @@ def _describe(path: Path) -> dict[str, Any]:
         return row
     if row["folder"] is not None and not os.path.exists(row["folder"]):
         row["note"] = "the folder is gone; inlay rm removes this index"
+    elif row["folder"] is not None and row["indexed"] is None:
+        row["note"] = "unfinished; the next search goes on with it"
     return row
+
+
+def _bytes(file: Path) -> int:
+    try:
+        return file.stat().st_size if file.is_file() else 0
+    except FileNotFoundError:  # merged away by another process since it was listed
+        return 0
 
 
 def _moment(seconds: float | None) -> str | None:

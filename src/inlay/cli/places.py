@@ -69,6 +69,11 @@ class Place:
         return is_collection(self.collection)
 
     @property
+    def cached(self) -> bool:
+        """Whether the collection is one of those kept in `home()`, which can be made again from their folders."""
+        return self.collection.parent == home() / "indexes"
+
+    @property
     def where(self) -> dict[str, Any] | None:
         """The filter that keeps a search inside `within`."""
         if not self.within or self.alone:

@@ -106,7 +106,9 @@ def _refresh(collection: Collection, place: Place) -> None:
     try:
         report = mirror(collection, place)
     except Locked as error:
-        say(f"searching what is indexed so far. {error}")
+        if not len(collection):
+            raise Locked(f"another process is just indexing {place}; search again when it is done") from error
+        say("another process is indexing; this searches what is indexed so far")
         return
     if (report.added or report.updated or report.removed) and (sys.stderr.isatty() or report.seconds > SLOW):
         say(f"indexed {summary(report)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import gzip
-import itertools
 import json
 import math
 import os
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "import_", "read_rows"]
 
-BATCH = 1_000  # documents between two commits: what an interruption may cost
 FAILURES_SHOWN = 10
+KINDS = {".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": ",", ".tsv": "\t", ".parquet": "parquet"}
 
 Row = Mapping[str, Any] | str  # a row, or in its place the reason why it cannot be read
 
@@ -57,6 +56,8 @@ def import_(
     """
     from tqdm import tqdm
 
+    for file in files:
+        _kind(file)  # before anything is made
     counts = dict.fromkeys(("added", "updated", "unchanged"), 0)
     failures: list[tuple[str, str]] = []
     with (
@@ -64,13 +65,11 @@ def import_(
         tqdm(unit=" rows", disable=not sys.stderr.isatty()) as bar,
     ):
         for file in files:
-            documents = _documents(file, id_field, text_field, failures)
-            while batch := list(itertools.islice(documents, BATCH)):
-                report = target.update(batch, on_error="skip")
-                for name in counts:
-                    counts[name] += getattr(report, name)
-                failures += [(failure.id, failure.reason) for failure in report.failed]
-                bar.update(len(batch))
+            # Committed batch by batch, so that an interruption costs the last one and no more.
+            report = target.update(_counted(_documents(file, id_field, text_field, failures), bar), on_error="skip")
+            for name in counts:
+                counts[name] += getattr(report, name)
+            failures += [(failure.id, failure.reason) for failure in report.failed]
     if json_wanted:
         from inlay.cli.show import print_json
 
@@ -111,22 +110,31 @@ def export(path: Path, output: Path, vectors: Path | None) -> None:
 
 def read_rows(file: Path) -> Iterator[Row]:
     """Rows of a file by its name's ending; a row that cannot be read is a string, the reason."""
+    kind = _kind(file)
     if str(file) == "-":
         yield from _json_lines(sys.stdin.buffer)
-        return
-    name = file.name.lower()
-    ending = Path(name.removesuffix(".gz")).suffix
-    if ending == ".parquet":
+    elif kind == "parquet":
         yield from _parquet(file)
-        return
-    stream: Any
-    with gzip.open(file, "rb") if name.endswith(".gz") else open(file, "rb") as stream:
-        if ending in (".jsonl", ".ndjson", ".json"):
-            yield from _json_lines(stream)
-        elif ending in (".csv", ".tsv"):
-            yield from _separated(stream, "\t" if ending == ".tsv" else ",")
-        else:
-            raise BadInput(f"{file}: of what kind is it? Files end in .jsonl, .csv, .tsv (or these with .gz), .parquet")
+    else:
+        stream: Any
+        with gzip.open(file, "rb") if file.name.lower().endswith(".gz") else open(file, "rb") as stream:
+            yield from _json_lines(stream) if kind == "json" else _separated(stream, kind)
+
+
+def _kind(file: Path) -> str:
+    """What a file holds: JSON lines, Parquet, or fields parted by the character returned."""
+    if str(file) == "-":
+        return "json"
+    ending = Path(file.name.lower().removesuffix(".gz")).suffix
+    if ending not in KINDS:
+        raise BadInput(f"{file}: of what kind is it? Files end in .jsonl, .csv, .tsv (or these with .gz), or .parquet")
+    return KINDS[ending]
+
+
+def _counted(rows: Iterable[dict[str, Any]], bar: Any) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        yield row
+        bar.update()
 
 
 def _documents(
@@ -198,7 +206,7 @@ def _parquet(file: Path) -> Iterator[Row]:
     except ImportError:
         raise BadInput(f"{file}: Parquet files need pyarrow. Install it with: pip install pyarrow") from None
     with ParquetFile(file) as table:
-        for batch in table.iter_batches(BATCH):
+        for batch in table.iter_batches(1_000):
             yield from batch.to_pylist()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ import numpy as np
 from inlay.collection.catalog import Catalog
 from inlay.collection.lock import WriterLock
 from inlay.collection.pending import fill
-from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, StoredSpace
+from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, StoredSpace, stored_spaces
 from inlay.collection.writer import Writer
 from inlay.errors import BadInput, Corrupt, Locked, SpaceMismatch
 from inlay.types import Space, SpaceMap
@@ -124,7 +125,7 @@ class Handle:
         from inlay.encoders import encoder as by_name
 
         made = by_name(self._asked)
-        stored = self._snapshot.spaces.get(DENSE)
+        stored = stored_spaces(self._catalog).get(DENSE)
         if stored and stored.space.fingerprint != made.space.fingerprint and self._map is None:
             raise SpaceMismatch(
                 f"{self.path} holds vectors of {stored.spec or stored.space.fingerprint}, not of {made!r}: they cannot "
@@ -136,19 +137,14 @@ class Handle:
         """Finish what an interrupted writer left, if nobody else is writing."""
         if self._mode == "r":
             return
-        cheap = [
-            stored
-            for stored in self._snapshot.spaces.values()
-            if (stored.name == LEXICAL or self._is_cheap(stored)) and self._snapshot.pending(stored.name)
-        ]
+        owed = {row[0] for row in self._catalog.all("SELECT DISTINCT space FROM pending")}
+        spaces = [stored for stored in stored_spaces(self._catalog).values() if stored.number in owed]
+        cheap = [stored for stored in spaces if stored.name == LEXICAL or self._is_cheap(stored)]
         if cheap:
-            try:
-                with self._writing() as writer:
-                    for stored in cheap:
-                        while fill(self._catalog, self.path, stored, writer.encoders[stored.name], 4096):
-                            pass
-            except Locked:
-                pass
+            with suppress(Locked), self._writing() as writer:
+                for stored in cheap:
+                    while fill(self._catalog, self.path, stored, writer.encoders[stored.name], 4096):
+                        pass
 
     def _is_cheap(self, stored: StoredSpace) -> bool:
         if self._encoder is None and stored.spec is None:
@@ -161,14 +157,14 @@ class Handle:
         if self._analyzer is None:
             from inlay.encoders.analysis import Analyzer
 
-            spec = self._snapshot.spaces[LEXICAL].spec or {}
+            spec = stored_spaces(self._catalog)[LEXICAL].spec or {}
             self._analyzer = Analyzer(stemmer=spec.get("stemmer"), stopwords=spec.get("stopwords"))
         return self._analyzer
 
     def _dense_encoder(self) -> Any:
         """The encoder of the dense space, or None where the vectors are brought from outside."""
         if self._encoder is None:
-            stored = self._snapshot.spaces.get(DENSE)
+            stored = stored_spaces(self._catalog).get(DENSE)
             if stored and stored.spec and self._asked is not False:
                 from inlay.encoders import encoder as by_name
 
@@ -254,7 +250,7 @@ class Writing:
             c._catalog.unpin()
             c._state = None
         encoders: dict[str, Any] = {LEXICAL: c._terms()}
-        stored = c._snapshot.spaces.get(DENSE)
+        stored = stored_spaces(c._catalog).get(DENSE)
         if stored is not None and stored.space.fingerprint != "given" and c._dense_encoder() is not None:
             encoders[DENSE] = c._encoder
         if c._writer is None:

@@ -16,7 +16,7 @@ from inlay.collection.segment import Segment
 from inlay.collection.views import DenseView, LexicalView, SparseView
 from inlay.types import Document, Space
 
-__all__ = ["DENSE", "LEXICAL", "Passage", "Snapshot", "StoredSpace", "embeddable", "searchable"]
+__all__ = ["DENSE", "LEXICAL", "Passage", "Snapshot", "StoredSpace", "embeddable", "searchable", "stored_spaces"]
 
 LEXICAL, DENSE = "lexical", "dense"  # names of the two spaces that every collection may have
 
@@ -66,6 +66,16 @@ def searchable(metadata: Mapping[str, Any], heading: str, text: str) -> str:
     return out
 
 
+def stored_spaces(catalog: Catalog) -> dict[str, StoredSpace]:
+    """The spaces of a collection by name; reads no segment, so it works on a damaged one."""
+    return {
+        name: StoredSpace(number, name, Space(kind, dim, metric, mark), dtype, json.loads(spec) if spec else None)
+        for number, name, kind, dim, metric, mark, dtype, spec in catalog.all(
+            "SELECT space, name, kind, dim, metric, fingerprint, dtype, spec FROM spaces ORDER BY space"
+        )
+    }
+
+
 class Snapshot:
     """The collection as its catalog stood at one moment.
 
@@ -76,12 +86,7 @@ class Snapshot:
 
     def __init__(self, catalog: Catalog, folder: Path) -> None:
         self._catalog = catalog
-        self.spaces = {
-            name: StoredSpace(number, name, Space(kind, dim, metric, mark), dtype, json.loads(spec) if spec else None)
-            for number, name, kind, dim, metric, mark, dtype, spec in catalog.all(
-                "SELECT space, name, kind, dim, metric, fingerprint, dtype, spec FROM spaces ORDER BY space"
-            )
-        }
+        self.spaces = stored_spaces(catalog)
         names = {stored.number: name for name, stored in self.spaces.items()}
         self.segments: dict[str, list[Segment]] = {name: [] for name in self.spaces}
         # Opened now, while the manifest is held: a later compaction may unlink the files, not the mappings.

@@ -198,7 +198,7 @@ class _Walk:
     def _leads_inside(self, path: str, name: str) -> bool:
         """Whether a link leads to a file below the root; a folder there is walked under its own name already."""
         target = os.path.realpath(path)
-        inside = target.startswith(os.path.join(self.real_top, ""))
+        inside = os.path.join(target, "").startswith(os.path.join(self.real_top, ""))
         if os.path.isdir(path) and inside:
             return False
         if not inside:

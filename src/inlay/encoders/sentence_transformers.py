@@ -61,7 +61,7 @@ class SentenceTransformers:
                 local_files_only=not download,
             )
         except OSError as error:
-            if download:
+            if download or os.path.isdir(self.model):
                 raise BadInput(f"cannot load {self.model!r}: {error}") from error
             raise Offline(
                 f"the model {self.model!r} is not on this machine; pass download=True "

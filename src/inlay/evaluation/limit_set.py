@@ -13,6 +13,8 @@ people whose things no query asks for, which is how its full version differs fro
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Callable
 from itertools import combinations, islice
 from math import comb
 from pathlib import Path
@@ -21,6 +23,15 @@ from typing import Literal
 import numpy as np
 
 from inlay.errors import BadInput
+from inlay.evaluation.limit_words import (
+    FIRST_ENDS,
+    FIRST_STARTS,
+    LAST_ENDS,
+    LAST_STARTS,
+    MODIFIERS,
+    NOUNS,
+    ORDINARY,
+)
 from inlay.evaluation.retrieval_set import Qrels, RetrievalSet
 
 __all__ = ["limit", "limit_with_distractors"]
@@ -66,10 +77,11 @@ def limit(
 
 
 def limit_with_distractors(folder: str | Path, n_documents: int = 50_000, seed: int = 42) -> RetrievalSet:
-    """The published small set and generated people beside it.
+    """The published small set, and generated people beside it who like nothing that is asked for.
 
-    The others like about 45 things that no query asks for: those the small set has (69) and our own up to 850, the
-    number of the full set. It is a rebuild, somewhat easier than the published full set, whose things are not ours.
+    It stands in for the published full set, which has 50,000 documents. There the others' things come from the same
+    list as those asked for, so they share words with them ("Elm Trees", "Oak Trees"), and that is what makes the full
+    set harder than its size. Here they are made to share words as often: see `_kindred`.
 
     Args:
         folder: holds LIMIT-small (46 documents, 1,000 queries).
@@ -79,18 +91,51 @@ def limit_with_distractors(folder: str | Path, n_documents: int = 50_000, seed: 
     small = RetrievalSet.load(folder)
     if n_documents < len(small):
         raise BadInput(f"n_documents={n_documents} is less than the {len(small)} documents of {folder}")
-    asked = {_asked(text) for text in small.queries.values()}
-    # A published thing may hold " and " itself, so that a split leaves a part of one: never a thing of a distractor.
+    asked = dict.fromkeys(_asked(text) for text in small.queries.values())
     listed = dict.fromkeys(thing for document in small.corpus for thing in _listed(document["text"]))
-    words = {word for thing in asked for word in re.split(r" and ", thing)}
-    unasked = [thing for thing in listed if thing not in asked and thing not in words]
+    # A published thing may hold " and " itself, so that splitting a list leaves a part of one: never a distractor's.
+    parts = {part for thing in asked for part in thing.split(" and ")}
+    unasked = [thing for thing in listed if thing not in parts and thing not in asked]
     rng = np.random.default_rng(seed)
-    things = unasked + [thing for thing in _compounds(FILLERS, rng) if thing not in asked]
-    things = things[:FILLERS]
-    known = set(small.ids)
-    names = [name for name in _names(n_documents, rng) if name not in known][: n_documents - len(small)]
+    things = unasked + _kindred(list(asked) + unasked, max(FILLERS - len(unasked), LIKES), rng)
+    names = [name for name in _names(n_documents, rng) if name not in set(small.ids)][: n_documents - len(small)]
     others = [{"id": name, "title": "", "text": _sentence(name, [], things, rng)} for name in names]
     return RetrievalSet(small.corpus + others, small.queries, small.qrels, name=f"limit-{n_documents}")
+
+
+def _kindred(known: list[str], n: int, rng: np.random.Generator) -> list[str]:
+    """New things that share words with known ones about as often as these share words among themselves.
+
+    Each takes the number of words of a random known thing. A word is new with the probability that Good and Turing
+    give the next word of the list, the share of words that occur in it once; else it is drawn from those that occur
+    more often, as often as they do. Last words and others are counted apart: "Trees" ends many things, "Red" begins
+    many.
+    """
+    ends = Counter(thing.split()[-1] for thing in known)
+    starts = Counter(word for thing in known for word in thing.split()[:-1])
+    seen = {word.lower() for word in [*ends, *starts]}
+    fresh = [word.capitalize() for word in dict.fromkeys(ORDINARY + NOUNS + MODIFIERS) if word not in seen]
+    fresh = [fresh[i] for i in rng.permutation(len(fresh))]
+    draws = [_next_word(counts, fresh, rng) for counts in (starts, ends)]
+    made = dict.fromkeys(known)
+    while len(made) < len(known) + n:
+        words = known[rng.integers(len(known))].count(" ") + 1
+        made.setdefault(" ".join([*(draws[0]() for _ in range(words - 1)), draws[1]()]))
+    return list(made)[len(known) :]
+
+
+def _next_word(counts: Counter[str], fresh: list[str], rng: np.random.Generator) -> Callable[[], str]:
+    repeated = [word for word, count in counts.items() if count > 1]
+    weights = np.array([counts[word] for word in repeated], dtype=np.float64)
+    weights /= weights.sum() or 1
+    unseen = sum(count == 1 for count in counts.values()) / max(counts.total(), 1)
+
+    def draw() -> str:
+        if not repeated or rng.random() < unseen:
+            return fresh.pop() if fresh else _compounds(1, rng)[0]
+        return repeated[rng.choice(len(repeated), p=weights)]
+
+    return draw
 
 
 def _relevant(n: int, n_queries: int, k: int, pattern: str, rng: np.random.Generator) -> list[tuple[int, ...]]:
@@ -143,7 +188,7 @@ def _listed(text: str) -> list[str]:
 
 def _compounds(n: int, rng: np.random.Generator) -> list[str]:
     """Distinct one-word things: a modifier and a noun."""
-    pairs = [modifier + noun for modifier in _MODIFIERS for noun in _NOUNS]
+    pairs = [modifier + noun for modifier in MODIFIERS for noun in NOUNS]
     if n > len(pairs):
         raise BadInput(f"{n} different things are needed, the word lists make {len(pairs)}; ask for fewer queries")
     return [pairs[i].capitalize() for i in rng.permutation(len(pairs))[:n]]
@@ -151,45 +196,9 @@ def _compounds(n: int, rng: np.random.Generator) -> list[str]:
 
 def _names(n: int, rng: np.random.Generator) -> list[str]:
     """Distinct first and last names, composed of syllables."""
-    firsts = [start + end for start in _FIRST_STARTS for end in _FIRST_ENDS]
-    lasts = [start + end for start in _LAST_STARTS for end in _LAST_ENDS]
+    firsts = [start + end for start in FIRST_STARTS for end in FIRST_ENDS]
+    lasts = [start + end for start in LAST_STARTS for end in LAST_ENDS]
     if n > len(firsts) * len(lasts):
         raise BadInput(f"{n} documents are more than the {len(firsts) * len(lasts)} names that can be composed")
     drawn = rng.permutation(len(firsts) * len(lasts))[:n].tolist()
     return [f"{firsts[i // len(lasts)].capitalize()} {lasts[i % len(lasts)].capitalize()}" for i in drawn]
-
-
-_MODIFIERS = (
-    "amber apple autumn barley bitter blue bright bronze butter candle cedar cherry clay clover cloud copper coral"
-    " cotton crystal desert dream dust ember evening feather fern fire flint fog forest frost garden glass golden grain"
-    " granite green harbour hazel hill honey ice indigo iron ivory jade lake lantern lavender leaf lemon linen maple"
-    " marble meadow mint mist moon moss mountain night north oak ocean olive orchid paper pearl pepper pine plum rain"
-    " red reed river rose rust saffron sand scarlet shadow silk silver sky slate smoke snow star stone storm summer sun"
-    " thistle thunder timber velvet violet water wheat willow wind winter wood"
-).split()
-
-_NOUNS = (
-    "anchors arches axes badges bakers ballads balloons bands banners barges baskets beads beetles bells belts benches"
-    " bicycles birds blankets boats bones books boots bottles bowls boxes bracelets branches bricks bridges brooms"
-    " brushes buckets buds buttons cabins cakes canoes capes caps cards carpets carts castles cats chains chairs charms"
-    " chests chimes clocks coats coins combs cookies cottages crabs cranes crowns cups curtains cymbals daggers dancers"
-    " dials dishes docks dolls domes doors doves dragons drums ducks eagles eels engines fables falcons fans fences"
-    " ferries fiddles finches fish flags flasks flowers flutes foxes frogs fruits games gardens gates geese giants"
-    " gloves goats gongs grapes gulls hammers harps hats hawks hedges helmets herons hinges hoods hooks horns horses"
-    " houses huts inks jackets jars jewels jugs kettles keys kites knives knots ladders ladles lamps larks lilies lions"
-    " lizards lockets looms lutes maps masks mats mice mills mirrors moths mugs needles nests nets newts oars organs"
-    " otters ovens owls paddles pails paints pans parrots pastes pears pedals pens pillows pipes plates plays poems"
-    " ponies pools pots prints pumps puppets puzzles quills quilts rabbits rafts ravens ribbons riddles rings roads"
-    " robes rockets roofs ropes rugs sails salads satchels saws scarves seals seeds shawls shells shields ships shoes"
-    " skates skirts sledges snails soaps socks songs soups spiders spices spoons squares stamps stoves straps swans"
-    " swords tables tales tapes teas tents thimbles thrones tiles toads tools torches towers toys trails trains traps"
-    " trays trees trucks trumpets tulips tunnels turtles vases veils vests vines wagons walls wands webs wells whales"
-    " wheels whistles wigs windows wolves wreaths wrens yachts zebras"
-).split()
-
-_FIRST_STARTS = "al ber cor da el fer gre han is jo ka lu mar nor o pe quin ro sa ti u ver wil xan za".split()
-_FIRST_ENDS = "a bert cia dora ette fina gar lan mira nelle rick son ta vin".split()
-_LAST_STARTS = (
-    "ash bran cald dun ell fair green hart ing jarr kend lang mer nor oak pem quar ren stan thorn un vern whit yar zel"
-).split()
-_LAST_ENDS = "bury by cott den field ford ham land ley man ridge son ton wick worth".split()

@@ -1,1 +1,26 @@
-"""(face to be written by the owner of this room)"""
+"""Rows by nearness: `add` rows, `search` for the k nearest of a query among the rows a mask allows.
+
+- `Flat`: dense rows, exact scan.
+- `HNSW`: dense rows, approximate, by a graph (extra `hnsw`).
+- `Inverted`: sparse rows, exact, by posting lists; `Postings` are such lists ready made.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inlay.indexes.flat import Flat
+    from inlay.indexes.hnsw import HNSW
+    from inlay.indexes.inverted import Inverted, Postings
+
+__all__ = ["HNSW", "Flat", "Inverted", "Postings"]
+
+_HOMES = {"Flat": "flat", "HNSW": "hnsw", "Inverted": "inverted", "Postings": "inverted"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"inlay.indexes.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

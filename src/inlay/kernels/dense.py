@@ -20,6 +20,7 @@ SCORES_AT_ONCE = 1 << 17  # 512 KB: a block of scores is still in L2 when the th
 QUERIES_AT_ONCE = 256
 VALUES_AT_ONCE = 1 << 20  # numpy form: 4 MB of rows widened to float32
 _NO_SCALES = np.empty(0, dtype=np.float32)
+_NO_SCALES.flags.writeable = False
 
 
 def normalise(rows: np.ndarray) -> np.ndarray:
@@ -50,14 +51,13 @@ def score(
         metric: `dot`; `cosine`, the same (rows and queries are expected at length 1); or `l2`, the negated square.
         ids: int64 [m], score only these rows (then the answer is [q, m]); ascending ids read memory in order.
     """
-    queries, rows = _checked(queries, rows, scales)
+    queries, rows, scales = _checked(queries, rows, scales)
     count = len(rows) if ids is None else len(ids)
     fast = _fast(queries, rows, count)
+    ids = None if ids is None else np.ascontiguousarray(ids, dtype=np.int64)
     out = np.empty((len(queries), count), dtype=np.float32)
     for start, stop in _blocks(queries, rows, count, fast):
-        some = None if ids is None else ids[start:stop]
-        part, step = (rows[start:stop], None if scales is None else scales[start:stop]) if ids is None else (rows, scales)
-        out[:, start:stop] = _score(queries, part, step, metric, some, fast)
+        out[:, start:stop] = _score(queries, rows, scales, metric, ids, start, stop, fast)
     return out
 
 
@@ -80,7 +80,7 @@ def nearest(
         metric: as in `score`.
         allow: bool [n], the rows that may be returned; the others are not read.
     """
-    queries, rows = _checked(queries, rows, scales)
+    queries, rows, scales = _checked(queries, rows, scales)
     # A mask becomes a sorted list of ids once; after that only allowed rows exist.
     ids = None if allow is None or allow.all() else np.flatnonzero(allow)
     count = len(rows) if ids is None else len(ids)
@@ -91,12 +91,7 @@ def nearest(
         asked = queries[first : first + QUERIES_AT_ONCE]
         best = TopK(len(asked), min(k, count), fast=fast)
         for start, stop in _blocks(asked, rows, count, fast):
-            if ids is None:
-                step = None if scales is None else scales[start:stop]
-                block = _score(asked, rows[start:stop], step, metric, None, fast)
-            else:
-                block = _score(asked, rows, scales, metric, ids[start:stop], fast)
-            best.offer(block, start)
+            best.offer(_score(asked, rows, scales, metric, ids, start, stop, fast), start)
         part = best.result()
         width = part.ids.shape[1]
         scores[first : first + len(asked), :width] = part.scores
@@ -106,17 +101,27 @@ def nearest(
     return Neighbours(scores, found)
 
 
-def _checked(queries: np.ndarray, rows: np.ndarray, scales: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _checked(
+    queries: np.ndarray, rows: np.ndarray, scales: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     if queries.ndim != 2 or rows.ndim != 2 or queries.shape[1] != rows.shape[1]:
         raise BadInput(f"queries {queries.shape} and rows {rows.shape} must be [q, dim] and [n, dim]")
     if rows.dtype not in (np.float32, np.float16, np.int8):
         raise BadInput(f"rows are float32, float16 or int8, got {rows.dtype}")
     if (rows.dtype == np.int8) != (scales is not None):
         raise BadInput("int8 rows, and only they, come with scales")
-    # A plain view: numba knows neither np.memmap nor, as the same type, a read-only array.
-    rows = np.ascontiguousarray(rows).view(np.ndarray)
-    rows.flags.writeable = False
-    return np.ascontiguousarray(queries, dtype=np.float32), rows
+    if scales is not None:
+        if len(scales) != len(rows):
+            raise BadInput(f"{len(rows)} int8 rows need as many scales, got {len(scales)}")
+        scales = _plain(np.asarray(scales, dtype=np.float32))
+    return np.ascontiguousarray(queries, dtype=np.float32), _plain(rows), scales
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """A contiguous read-only view: numba does not know `np.memmap`, and takes read-only arrays for another type."""
+    view = np.ascontiguousarray(array).view(np.ndarray)
+    view.flags.writeable = False
+    return view
 
 
 def _fast(queries: np.ndarray, rows: np.ndarray, count: int) -> bool:
@@ -141,9 +146,15 @@ def _score(
     scales: np.ndarray | None,
     metric: Metric,
     ids: np.ndarray | None,
+    start: int,
+    stop: int,
     fast: bool,
 ) -> np.ndarray:
-    """One block of scores [q, n]."""
+    """Scores [q, stop - start] of the rows from `start`, or of those that `ids[start:stop]` names."""
+    if ids is None:
+        rows, scales = rows[start:stop], None if scales is None else scales[start:stop]
+    else:
+        ids = ids[start:stop]
     if not fast:
         return _score_numpy(queries, rows, scales, metric, ids)
     from inlay.kernels.dense_numba import one, tile

@@ -17,9 +17,11 @@ from numba import njit, prange
 # Rows of a window: 32 KiB of float32.
 WINDOW = 8192
 
-# Fewer postings than this in a window are collected by reading them again, more by sweeping the accumulator.
-_FEW = WINDOW // 16
+# Candidates settled at a time, so that the threshold they raise spares the next ones.
+_BATCH = 512
 _BLOCK = 64
+
+_u = np.uint64  # a signed index would be tested for being negative, at every access
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -111,38 +113,104 @@ def _seek(rows, start, stop, row):
     return low
 
 
-@njit(cache=True, nogil=True, boundscheck=False, fastmath={"nnan", "nsz", "reassoc"})
-def _max(block):
-    highest = np.float32(0)
-    for value in block:
-        highest = max(highest, value)
-    return highest
-
-
 @njit(cache=True, nogil=True, boundscheck=False)
 def _add_window(rows, impacts, start, stop, weight, low, high, window):
     """Add one list's postings below row `high` to the window; returns where the list goes on."""
     p = start
-    while p + 4 <= stop and rows[p + 3] < high:
-        window[rows[p] - low] += weight * impacts[p]
-        window[rows[p + 1] - low] += weight * impacts[p + 1]
-        window[rows[p + 2] - low] += weight * impacts[p + 2]
-        window[rows[p + 3] - low] += weight * impacts[p + 3]
-        p += 4
-    while p < stop and rows[p] < high:
-        window[rows[p] - low] += weight * impacts[p]
+    while p + 16 <= stop and rows[_u(p + 15)] < high:  # sixteen for one comparison
+        for j in range(p, p + 16):
+            window[np.uint32(rows[_u(j)] - low)] += weight * impacts[_u(j)]
+        p += 16
+    while p < stop and rows[_u(p)] < high:
+        window[np.uint32(rows[_u(p)] - low)] += weight * impacts[_u(p)]
         p += 1
     return p
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _take_list(rows, impacts, start, stop, weight, cut, allow, found, partial):
+    """Candidates of the only essential list; returns how many there are."""
+    n_found = 0
+    for p in range(start, stop):
+        score = weight * impacts[_u(p)]
+        if score > cut and (len(allow) == 0 or allow[rows[_u(p)]]):
+            found[n_found], partial[n_found] = rows[_u(p)], score
+            n_found += 1
+    return n_found
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _take_again(rows, begun, at, essential, low, cut, allow, window, found, partial):
+    """Candidates of a window with few postings, by reading these again; leaves the window zero."""
+    n_found = 0
+    for t in range(essential):
+        for p in range(begun[t], at[t]):
+            i = np.uint32(rows[_u(p)] - low)
+            score = window[i]
+            window[i] = 0
+            if score > cut and (len(allow) == 0 or allow[rows[_u(p)]]):
+                found[n_found], partial[n_found] = rows[_u(p)], score
+                n_found += 1
+    return n_found
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _take_batch(window, start, low, cut, allow, found, partial):
+    """Candidates among the `_BATCH` rows of the window from `start` on; leaves these zero."""
+    n_found = 0
+    for block in range(start, start + _BATCH, _BLOCK):
+        above = 0
+        for i in range(_BLOCK):
+            above += window[_u(block + i)] > cut
+        if above:
+            for i in range(block, block + _BLOCK):
+                score = window[_u(i)]
+                if score > cut and (len(allow) == 0 or allow[low + i]):
+                    found[n_found], partial[n_found] = low + i, score
+                    n_found += 1
+    window[start : start + _BATCH] = 0
+    return n_found
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _settle(rows, impacts, weights, rest, at, until, essential, found, partial, n_found, best, best_rows, size):
+    """Complete candidates from the non-essential lists and offer them; returns how many rows are best so far.
+
+    Lists are probed strongest first, and a candidate is dropped as soon as what is left cannot save it.
+    """
+    threshold = np.float64(best[0]) if size == len(best) else 0.0
+    for t in range(essential, len(weights)):
+        if n_found == 0:
+            break
+        p, before, kept = at[t], -1, 0
+        for c in range(n_found):
+            row, score = found[c], partial[c]
+            if score + rest[t] <= threshold:
+                continue
+            if row < before:
+                p = at[t]
+            before = row
+            p = _seek(rows, p, until[t], row)
+            if p < until[t] and rows[p] == row:
+                score += weights[t] * impacts[p]
+            found[kept], partial[kept] = row, score
+            kept += 1
+        n_found = kept
+    for c in range(n_found):
+        if partial[c] > threshold:
+            size = _offer(best, best_rows, size, partial[c], found[c])
+            if size == len(best):
+                threshold = np.float64(best[0])
+    return size
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def _maxscore(indptr, rows, impacts, n_rows, columns, weights, bounds, allow, window, found, partial, best, best_rows):
     """The best rows of one query without negative contributions; returns how many there are.
 
-    `window` float32 [WINDOW] is all zero before and after; `found` int64 and `partial` float32 [WINDOW] are scratch.
+    `window` float32 [WINDOW] is all zero before and after; `found` int64 and `partial` float32 [_BATCH] are scratch.
     """
     m = len(columns)
-    k = len(best)
     at, until, begun = np.empty(m, np.int64), np.empty(m, np.int64), np.empty(m, np.int64)
     # rest[t]: the most that terms t, t + 1, ... add together, with room for the rounding of float32 sums.
     rest = np.zeros(m + 1)
@@ -151,82 +219,51 @@ def _maxscore(indptr, rows, impacts, n_rows, columns, weights, bounds, allow, wi
         rest[t] = rest[t + 1] + bounds[t] * (1 + 1.2e-7 * m)
 
     size = 0
-    threshold = 0.0
     essential = m
     while True:
-        if size == k:
-            threshold = np.float64(best[0])
+        # Rows come in ascending order, so one that merely equals the threshold loses the tie: `<=` is exact.
+        threshold = np.float64(best[0]) if size == len(best) else 0.0
         while essential > 0 and rest[essential - 1] <= threshold:
             essential -= 1
+        cut = np.float32(max(threshold - rest[essential], 0.0))
         low = n_rows
         for t in range(essential):
             if at[t] < until[t]:
                 low = min(low, np.int64(rows[at[t]]))
         if low == n_rows:
             return size
-        high = min(low + WINDOW, n_rows)
-
-        # Candidates: rows whose essential part leaves them a chance.
-        cut = np.float32(max(threshold - rest[essential], 0.0))
-        n_found = 0
-        if essential == 1:
-            p = at[0]
-            while p < until[0] and rows[p] < high:
-                score = weights[0] * impacts[p]
-                if score > cut and (len(allow) == 0 or allow[rows[p]]):
-                    found[n_found], partial[n_found] = rows[p], score
-                    n_found += 1
-                p += 1
-            at[0] = p
-        else:
-            read = 0
-            for t in range(essential):
-                begun[t] = at[t]
-                at[t] = _add_window(rows, impacts, at[t], until[t], weights[t], low, high, window)
-                read += at[t] - begun[t]
-            if read < _FEW:
-                for t in range(essential):
-                    for p in range(begun[t], at[t]):
-                        score = window[rows[p] - low]
-                        window[rows[p] - low] = 0
-                        if score > cut and (len(allow) == 0 or allow[rows[p]]):
-                            found[n_found], partial[n_found] = rows[p], score
-                            n_found += 1
-            else:
-                for start in range(0, high - low, _BLOCK):
-                    block = window[start : start + _BLOCK]
-                    if _max(block) > cut:
-                        for i in range(len(block)):
-                            row = low + start + i
-                            if block[i] > cut and (len(allow) == 0 or allow[row]):
-                                found[n_found], partial[n_found] = row, block[i]
-                                n_found += 1
-                    block[:] = 0
-
-        # Probe the other lists, strongest first, dropping candidates as soon as they have no chance left.
         for t in range(essential, m):
-            if n_found == 0:
-                break
-            at[t] = p = _seek(rows, at[t], until[t], low)
-            stop = min(until[t], p + (high - low))
-            before = -1
-            kept = 0
-            for c in range(n_found):
-                row, score = found[c], partial[c]
-                if score + rest[t] <= threshold:
-                    continue
-                if row < before:
-                    p = at[t]
-                before = row
-                p = _seek(rows, p, stop, row)
-                if p < stop and rows[p] == row:
-                    score += weights[t] * impacts[p]
-                found[kept], partial[kept] = row, score
-                kept += 1
-            n_found = kept
-        for c in range(n_found):
-            if partial[c] > threshold:
-                size = _offer(best, best_rows, size, partial[c], found[c])
+            at[t] = _seek(rows, at[t], until[t], low)
+
+        if essential == 1:
+            stop = min(at[0] + _BATCH, until[0])
+            n_found = _take_list(rows, impacts, at[0], stop, weights[0], cut, allow, found, partial)
+            at[0] = stop
+            size = _settle(
+                rows, impacts, weights, rest, at, until, essential, found, partial, n_found, best, best_rows, size
+            )
+            continue
+
+        high = min(low + WINDOW, n_rows)
+        read = 0
+        for t in range(essential):
+            begun[t] = at[t]
+            at[t] = _add_window(rows, impacts, at[t], until[t], weights[t], low, high, window)
+            read += at[t] - begun[t]
+        if read <= _BATCH:
+            n_found = _take_again(rows, begun, at, essential, low, cut, allow, window, found, partial)
+            size = _settle(
+                rows, impacts, weights, rest, at, until, essential, found, partial, n_found, best, best_rows, size
+            )
+            continue
+        for start in range(0, high - low, _BATCH):
+            n_found = _take_batch(window, start, low, cut, allow, found, partial)
+            if n_found:
+                size = _settle(
+                    rows, impacts, weights, rest, at, until, essential, found, partial, n_found, best, best_rows, size
+                )
+                if size == len(best):
+                    cut = np.float32(max(np.float64(best[0]) - rest[essential], 0.0))
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -252,8 +289,8 @@ def _some_queries(
     begin, end, indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, allow, best, best_rows
 ):
     window = np.zeros(WINDOW, dtype=np.float32)
-    found = np.empty(WINDOW, dtype=np.int64)
-    partial = np.empty(WINDOW, dtype=np.float32)
+    found = np.empty(_BATCH, dtype=np.int64)
+    partial = np.empty(_BATCH, dtype=np.float32)
     for q in range(begin, end):
         terms = slice(offsets[q], offsets[q + 1])
         if signed[q]:

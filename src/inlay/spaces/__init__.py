@@ -1,1 +1,1 @@
-"""(face to be written by the owner of this room)"""
+"""Rows from one space to another: maps with `fit` and `transform` (see `inlay.types.SpaceMap`)."""
