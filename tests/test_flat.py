@@ -192,9 +192,8 @@ def test_a_damaged_file_is_corrupt_or_equal(tmp_path):
         path.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
         try:
             again = Flat.load(path)
-        except Corrupt as error:
+        except Corrupt:
             caught += 1
-            assert "rows.index" in str(error)
         else:
             np.testing.assert_array_equal(again.rows, index.rows)
             np.testing.assert_array_equal(again.scales, index.scales)

@@ -119,7 +119,7 @@ def test_save_and_load(tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(Corrupt, match="graph.index"):
+    with pytest.raises(Corrupt, match=r"graph\.index"):
         HNSW.load(path)
 
 

@@ -31,9 +31,7 @@ def brute(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     # Few distinct values, so that ties straddle the k-th place most of the time.
     rows=st.integers(1, 3).flatmap(
         lambda q: st.integers(0, 400).flatmap(
-            lambda n: st.lists(
-                st.lists(st.integers(-3, 3), min_size=n, max_size=n), min_size=q, max_size=q
-            )
+            lambda n: st.lists(st.lists(st.integers(-3, 3), min_size=n, max_size=n), min_size=q, max_size=q)
         )
     ),
     k=st.integers(1, 90),

@@ -1,4 +1,4 @@
-"""Rows in fewer bytes: `encode` makes codes of float32 rows, `decode` makes rows of codes, `nbytes` says what one costs.
+"""Rows in fewer bytes: `encode` makes codes of float32 rows, `decode` rows of codes; `nbytes` is what one row costs.
 
 - `Float32`, `Float16`: a number at 4 or 2 bytes.
 - `Int8`: a number at 1 byte and one scale a row; its codes are `Quantised`.

@@ -7,6 +7,7 @@ is an error and not a wrong answer. A segment exists when its row does; a docume
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ __all__ = ["FORMAT", "Catalog"]
 
 FORMAT = 1
 _PAGE_SUMS = 8  # reserved bytes per page that hold its checksum
+_PATIENCE = 10_000  # milliseconds to wait for another process's commit
+_MISREAD = (apsw.SQLITE_IOERR_DATA, apsw.SQLITE_IOERR_READ, apsw.SQLITE_IOERR_SHORT_READ, apsw.SQLITE_IOERR_CORRUPTFS)
 
 _SCHEMA = """
 CREATE TABLE settings(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -67,12 +70,15 @@ class Catalog:
         _load_checksums()
         self.path = path
         self._depth = 0
-        fresh = not path.exists() or path.stat().st_size == 0
+        try:
+            fresh = not path.exists() or path.stat().st_size == 0
+            with open(os.devnull if fresh else path, "rb") as file:
+                header = file.read(100)
+        except OSError as error:
+            raise InlayError(f"cannot read {path}: {error.strerror or error}") from error
         if fresh and not create:
             raise BadInput(f"{path.parent} is not an inlay collection (it has no {path.name})")
         if not fresh:
-            with open(path, "rb") as file:
-                header = file.read(100)
             # The one byte that page checksums cannot protect is the one that switches them on.
             if len(header) < 100 or header[:15] != b"SQLite format 3" or header[20] != _PAGE_SUMS:
                 raise Corrupt(
@@ -84,8 +90,13 @@ class Catalog:
                 flags=apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if fresh else 0),
                 vfs="cksmvfs",
             )
-            self.db.set_busy_timeout(10_000)
-            if fresh:
+            self.db.set_busy_timeout(_PATIENCE)
+            # A writer that was killed while it made the catalog may have left a file without tables.
+            blank = fresh or self.db.execute("SELECT count(*) FROM sqlite_schema").get == 0
+            if blank and not create:
+                self.db.close()
+                raise BadInput(f"{path.parent} is not an inlay collection yet: whoever makes it has not finished")
+            if blank:
                 self.db.execute("PRAGMA page_size=8192")
                 self.db.reserve_bytes("main", _PAGE_SUMS)
                 self.db.execute("PRAGMA journal_mode=WAL")
@@ -94,7 +105,7 @@ class Catalog:
             self.db.execute("PRAGMA wal_autocheckpoint=4096")
             self.db.execute("PRAGMA cache_size=-65536")
             self.db.execute("PRAGMA temp_store=MEMORY")
-        if fresh:
+        if blank:
             with self.write():
                 if self.one("SELECT count(*) FROM sqlite_schema WHERE name='settings'") == 0:
                     self.db.execute(_SCHEMA)
@@ -110,11 +121,20 @@ class Catalog:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
+        except apsw.ConnectionClosedError:
+            raise BadInput(f"the collection {self.path.parent} is closed") from None
+        except apsw.IOError as error:
+            # Bytes that came back wrong are damage; a disk that refuses to write is not.
+            if error.extendedresult in _MISREAD:
+                raise Corrupt(f"{self.path} is damaged ({error}). Run: inlay doctor {self.path.parent}") from error
+            raise InlayError(f"cannot write {self.path} ({error}); nothing of this batch was stored") from error
+        except (apsw.CorruptError, apsw.NotADBError) as error:
             raise Corrupt(f"{self.path} is damaged ({error}). Run: inlay doctor {self.path.parent}") from error
         except apsw.SQLError as error:
             # With checksums on, a schema that does not parse or a table that is missing is damage too.
             raise Corrupt(f"{self.path} cannot be read ({error}). Run: inlay doctor {self.path.parent}") from error
+        except apsw.TooBigError as error:
+            raise BadInput(f"a value is too large to store: {error}") from error
         except apsw.FullError as error:
             raise InlayError(f"no space left to write {self.path}; nothing of this batch was stored") from error
         except apsw.BusyError as error:
@@ -194,6 +214,7 @@ class Catalog:
 
     def checkpoint(self) -> None:
         """Move the write-ahead log into the main file, as far as readers allow."""
+        self.db.set_busy_timeout(0)  # not worth waiting for: a reader may stay for hours
         try:
             self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except (apsw.BusyError, apsw.LockedError):
@@ -201,6 +222,8 @@ class Catalog:
         except apsw.Error:
             with self._errors():
                 raise
+        finally:
+            self.db.set_busy_timeout(_PATIENCE)
 
     def verify(self) -> list[str]:
         """Every page against its checksum, and the database's own consistency check."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +13,12 @@ import numpy as np
 from inlay.collection import retrieval
 from inlay.collection.compaction import compact
 from inlay.collection.handle import Handle
-from inlay.collection.intake import as_document, batches, each, name_of
+from inlay.collection.intake import as_document, batches, check_ids, each, name_of
 from inlay.collection.pending import fill
 from inlay.collection.settings import Settings
 from inlay.collection.snapshot import DENSE, LEXICAL, StoredSpace
 from inlay.collection.writer import Failure, Report, check_vectors
-from inlay.errors import BadInput, SpaceMismatch
+from inlay.errors import BadInput, InlayError, SpaceMismatch
 from inlay.types import Chunk, Document, Encoder, Hit, Space, SpaceMap
 
 __all__ = ["Collection", "open"]
@@ -122,16 +123,24 @@ class Collection(Handle):
                 serial = self._catalog.get("next_doc", 1)
                 for i, item in enumerate(batch):
                     try:
-                        good.append(self._valid(item, ids, start + i, serial + i, rows))
+                        name = f"#{serial + i}" if ids is None else ids[start + i]
+                        good.append(self._valid(item, name, None if rows is None else rows[start + i]))
                         kept.append(start + i)
                     except BadInput as error:
                         report.failed.append(Failure(name_of(item, ids, start + i), str(error)))
                 if on_error == "raise" and report.failed:
                     raise BadInput(f"document {report.failed[0].id}: {report.failed[0].reason}")
                 few = None if rows is None else rows[kept]
-                done = writer.put(good, few, replace=replace, spaces=self._snapshot.spaces, given=given)
-                if on_error == "raise" and done.failed:
-                    raise BadInput(f"document {done.failed[0].id}: {done.failed[0].reason}")
+                done = writer.put(
+                    good,
+                    few,
+                    replace=replace,
+                    spaces=self._snapshot.spaces,
+                    given=given,
+                    strict=on_error == "raise",
+                    # A number that was offered as an id is never offered again, even if its document failed.
+                    next_doc=serial + len(batch),
+                )
                 total.added += done.added
                 total.updated += done.updated
                 total.unchanged += done.unchanged
@@ -147,7 +156,12 @@ class Collection(Handle):
         if vectors is None:
             if documents is None:
                 raise BadInput("nothing to add: pass documents, vectors, or both")
-            return each(documents), None
+            items = each(documents)
+            if ids is not None:
+                items = list(items)
+                if len(ids) != len(items):
+                    raise BadInput(f"got {len(ids)} ids for {len(items)} documents")
+            return items, None
         rows = check_vectors(vectors, len(vectors) if hasattr(vectors, "__len__") else 0, 0)
         items = [None] * len(rows) if documents is None else list(each(documents))
         check_vectors(rows, len(items), 0)
@@ -170,7 +184,8 @@ class Collection(Handle):
             if len(self._snapshot) == 0 and self._asked is None:
                 # Nobody asked for the default encoder, and nothing was encoded by it: the vectors decide.
                 with self._catalog.write():
-                    self._catalog.run("DELETE FROM spaces WHERE name=?", (DENSE,))
+                    for table in ("spaces", "segments", "pending"):
+                        self._catalog.run(f"DELETE FROM {table} WHERE space=?", (stored.number,))
                 self._encoder, self._state = None, None
                 return self._given_space(rows)
             raise SpaceMismatch(
@@ -194,7 +209,10 @@ class Collection(Handle):
                 made.encode_query(["dimension"])
             with self._catalog.write():
                 self._new_space(DENSE, made.space, getattr(made, "spec", None))
+                # What was there before the encoder came is owed its rows.
+                self._catalog.run("INSERT INTO pending SELECT space, chunk FROM chunks, spaces WHERE name=?", (DENSE,))
             self._state = None
+            self._resume()
         return True
 
     def _cut(self, document: Document) -> Sequence[Chunk]:
@@ -211,22 +229,19 @@ class Collection(Handle):
             limit=limit,
         )
 
-    def _valid(self, item: Any, ids: Any, i: int, serial: int, rows: np.ndarray | None) -> Document:
-        name = str(ids[i]) if ids is not None and i < len(ids) else f"#{serial}"
-        if rows is not None:
-            if not np.isfinite(rows[i].sum(dtype=np.float64)):
+    def _valid(self, item: Any, name: Any, row: np.ndarray | None) -> Document:
+        if row is not None:
+            if not np.isfinite(row.sum(dtype=np.float64)):
                 raise BadInput("its vector has NaN or infinite elements")
             if item is None:
-                return Document(name, "")
+                return as_document(Document(name, ""), name, bare=True)
         return as_document(item, name)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete documents by id. Returns how many there were; unknown ids are passed over."""
         if isinstance(ids, str) or not isinstance(ids, Sequence):
             raise BadInput(f"delete takes a list of ids, got {type(ids).__name__}")
-        bad = next((name for name in ids if not isinstance(name, str)), None)
-        if bad is not None:
-            raise BadInput(f"an id is a string, got {bad!r}")
+        check_ids(ids)
         with self._mutex, self._writing() as writer:
             count = writer.remove(ids)
             self._state = None
@@ -235,6 +250,7 @@ class Collection(Handle):
 
     def get(self, id: str) -> Document | None:
         """The document of that id, or None."""
+        check_ids([id])
         with self._mutex:
             return self._snapshot.document(id)
 
@@ -246,7 +262,14 @@ class Collection(Handle):
         return isinstance(id, str) and self.get(id) is not None
 
     def __iter__(self) -> Iterator[Document]:
-        return iter(self._snapshot.documents())
+        with self._mutex:
+            documents = iter(self._snapshot.documents())
+        while True:
+            with self._mutex:  # for a page at a time: other threads may use the connection in between
+                page = list(islice(documents, 256))
+            if not page:
+                return
+            yield from page
 
     # -- search --------------------------------------------------------------------------------------------------
 
@@ -306,9 +329,15 @@ class Collection(Handle):
         Returns:
             How many were made (0 with `background`).
         """
-        stored = self._snapshot.spaces.get(DENSE)
-        if stored is None or not self._snapshot.pending(DENSE):
-            return 0
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+            raise BadInput(f"limit is a number of passages or None, got {limit!r}")
+        with self._mutex:
+            stored = self._snapshot.spaces.get(DENSE)
+            if stored is None or not self._snapshot.pending(DENSE):
+                return 0
+            with self._writing() as writer:
+                if DENSE not in writer.encoders:
+                    raise InlayError(f"the encoder of {self.path} is not at hand: open it with encoder= to embed")
         if background:
             if self._background is None or not self._background.is_alive():
                 self._stop.clear()
@@ -321,8 +350,9 @@ class Collection(Handle):
         from tqdm import tqdm
 
         done = 0
-        due = self._snapshot.pending(DENSE)
-        with tqdm(total=min(due, limit or due), unit="passage", disable=not progress, desc="embedding") as bar:
+        with self._mutex:
+            due = self._snapshot.pending(DENSE)
+        with tqdm(total=due if limit is None else min(due, limit), unit="passage", disable=not progress, desc="embedding") as bar:
             while not self._stop.is_set() and (limit is None or done < limit):
                 # One batch at a time under the mutex: searches go on in between, an interrupt loses one batch.
                 with self._mutex, self._writing() as writer:
@@ -367,7 +397,7 @@ class Collection(Handle):
                 "documents": len(snapshot),
                 "passages": snapshot.chunks(),
                 "deleted_rows": len(snapshot.tombstones),
-                "bytes": sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file()),
+                "bytes": sum(map(_size, self.path.rglob("*"))),
                 "spaces": spaces,
                 "settings": dict(self.settings),
             }
@@ -382,7 +412,17 @@ class Collection(Handle):
         from inlay.collection.doctor import verify
 
         with self._mutex:
-            return verify(self._catalog, self.path, progress=progress)
+            for attempt in range(20):
+                self.refresh()
+                version = self._catalog.one("PRAGMA data_version")
+                if not self._lock.held:
+                    self._catalog.pin()
+                problems = verify(self._catalog, self.path, progress=progress)
+                self._catalog.unpin()
+                # A writer replaces segments while we read them: what is missing then was merely compacted.
+                if not problems or self._catalog.one("PRAGMA data_version") == version:
+                    break
+            return problems
 
     def repair(self) -> list[str]:
         """Make again what can be made again from the stored text. Returns what was done, in words."""
@@ -403,6 +443,13 @@ class Collection(Handle):
             )
             size = f"{len(self):,} documents, {self._snapshot.chunks():,} passages"
             return f"<Collection {str(self.path)!r}: {size}; {spaces}>"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0  # a writer was quicker
 
 
 def _bar(items: Any, progress: bool) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from inlay.collection.lock import WriterLock
 from inlay.collection.pending import fill
 from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, StoredSpace, stored_spaces
 from inlay.collection.writer import Writer
-from inlay.errors import BadInput, Corrupt, Locked, SpaceMismatch
+from inlay.errors import BadInput, Corrupt, InlayError, Locked, SpaceMismatch
 from inlay.types import Space, SpaceMap
 
 __all__ = ["Handle"]
@@ -45,6 +46,10 @@ class Handle:
             raise BadInput(f"metric is 'cosine', 'dot' or 'l2', got {metric!r}")
         if chunk is not None and (not isinstance(chunk, int) or chunk < 64):
             raise BadInput(f"chunk is a number of characters, at least 64, or None, got {chunk!r}")
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in str(path):
+            raise BadInput(f"the path of a collection is a non-empty string or a Path, got {path!r}")
+        if space_map is not None and not hasattr(space_map, "transform"):
+            raise BadInput(f"space_map needs a method transform(rows), got {type(space_map).__name__}")
         self.path = Path(path)
         self._mode, self._map = mode, space_map
         self._mutex = threading.RLock()
@@ -57,7 +62,8 @@ class Handle:
         self._writer: Writer | None = None
         self._state: Snapshot | None = None
         self._analyzer: Any = None
-        self._encoder: Any = None
+        self._encoder: Any = None  # makes rows of queries, and of documents unless there is a space map
+        self._maker: Any = None  # makes rows of documents where the encoder may not
         self._asked = encoder
         self._background: threading.Thread | None = None
         self._stop = threading.Event()
@@ -84,7 +90,10 @@ class Handle:
                 f"{self.path} is a folder with other things in it, not a collection. To search a folder: "
                 f"inlay search QUERY {self.path}; to make a collection, name a new directory"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"cannot make a collection at {self.path}: {error.strerror or error}") from error
 
     def _found(self, dtype: str, chunk: int | None, metric: str) -> None:
         """Settle what a new collection is."""
@@ -147,9 +156,8 @@ class Handle:
                         pass
 
     def _is_cheap(self, stored: StoredSpace) -> bool:
-        if self._encoder is None and stored.spec is None:
-            return False
-        return not getattr(self._dense_encoder(), "expensive", False)
+        made = self._document_encoder()
+        return made is not None and not getattr(made, "expensive", False)
 
     # -- encoders ------------------------------------------------------------------------------------------------
 
@@ -176,6 +184,23 @@ class Handle:
                     )
                 self._encoder = made
         return self._encoder
+
+    def _document_encoder(self) -> Any:
+        """What makes rows of documents, or None where it is not at hand.
+
+        An encoder whose queries need a space map is not it: its rows must not stand beside those of the stored model.
+        """
+        made = self._dense_encoder()
+        stored = stored_spaces(self._catalog).get(DENSE)
+        if made is None or stored is None or made.space.fingerprint == stored.space.fingerprint:
+            return made
+        if self._maker is None and stored.spec:
+            from inlay.encoders import encoder as by_name
+
+            with suppress(InlayError):
+                again = by_name(**stored.spec)
+                self._maker = again if again.space.fingerprint == stored.space.fingerprint else None
+        return self._maker
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -251,8 +276,10 @@ class Writing:
             c._state = None
         encoders: dict[str, Any] = {LEXICAL: c._terms()}
         stored = stored_spaces(c._catalog).get(DENSE)
-        if stored is not None and stored.space.fingerprint != "given" and c._dense_encoder() is not None:
-            encoders[DENSE] = c._encoder
+        if stored is not None and stored.space.fingerprint != "given":
+            made = c._document_encoder()
+            if made is not None:
+                encoders[DENSE] = made
         if c._writer is None:
             c._writer = Writer(c._catalog, c.path, encoders, c._cut)
         c._writer.encoders = encoders

@@ -6,14 +6,14 @@ import dataclasses
 import datetime
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from inlay.errors import BadInput
-from inlay.types import Document
+from inlay.types import Chunk, Document
 
-__all__ = ["as_document", "as_json", "batches", "each", "name_of"]
+__all__ = ["as_document", "as_json", "batches", "check_ids", "each", "name_of"]
 
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 8192, 16_000_000  # of one commit
 LONGEST = 256 * 2**20  # characters of one document; more is a file that wants splitting, not a document
@@ -37,21 +37,31 @@ def each(documents: Any) -> Iterator[Any]:
     return iter(documents)
 
 
-def as_document(item: Any, default_id: str) -> Document:
+def as_document(item: Any, default_id: Any, *, bare: bool = False) -> Document:
     """One item as a Document.
 
     Strings are texts; dictionaries and dataclasses have `text`, perhaps `id`, and every other key is metadata.
+
+    Args:
+        item: what was handed in.
+        default_id: its id, if it brings none.
+        bare: whether it may have no text, because its vector says everything.
 
     Raises:
         BadInput: what is wrong with it, in words that fit behind "document ID: ".
     """
     if isinstance(item, Document):
-        document = Document(item.id, item.text, dict(item.metadata), item.chunks)
+        if not isinstance(item.metadata, Mapping):
+            raise BadInput(f"its metadata must be a dictionary, got {type(item.metadata).__name__}")
+        document = Document(item.id, item.text, dict(item.metadata), _passages(item.chunks))
     elif isinstance(item, str):
         document = Document(default_id, item)
     else:
         if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            item = dataclasses.asdict(item)
+            try:
+                item = dataclasses.asdict(item)
+            except (TypeError, RecursionError) as error:
+                raise BadInput(f"it cannot be read as a dictionary: {error}") from None
         if not isinstance(item, Mapping):
             raise BadInput(f"a document is a string, a dictionary or a dataclass, got {type(item).__name__}")
         rest = dict(item)
@@ -69,7 +79,7 @@ def as_document(item: Any, default_id: str) -> Document:
         raise BadInput(f"its text must be a string, got {type(document.text).__name__}")
     if len(document.text) > LONGEST:
         raise BadInput(f"its text has {len(document.text):,} characters; the limit is {LONGEST:,}: split it")
-    if not document.text.strip():
+    if not bare and not document.text.strip():
         raise BadInput("its text is empty")
     _encodable("id", document.id)
     _encodable("text", document.text)
@@ -77,11 +87,41 @@ def as_document(item: Any, default_id: str) -> Document:
     return document
 
 
+def check_ids(ids: Sequence[Any]) -> None:
+    """Refuse what can be nobody's id."""
+    for name in ids:
+        if not isinstance(name, str):
+            raise BadInput(f"an id is a string, got {name!r:.80}")
+        _encodable(f"id {name!r}", name)
+
+
 def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))  # pandas writes absent as NaN
+    # What pandas writes for absent: NaN, NaT, NA. The latter two are told by name, to not import it.
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or type(value).__name__ in ("NaTType", "NAType")
+    )
+
+
+def _passages(chunks: Any) -> Sequence[Chunk] | None:
+    if chunks is None:
+        return None
+    if not isinstance(chunks, Sequence) or not chunks:
+        raise BadInput(f"its chunks must be a non-empty list of Chunk, or None, got {chunks!r:.60}")
+    for chunk in chunks:
+        numbers = isinstance(chunk, Chunk) and (chunk.start, chunk.stop, chunk.line, chunk.last_line)
+        if not numbers or not all(isinstance(n, int) and -(2**63) <= n < 2**63 for n in numbers):
+            raise BadInput(f"its chunks must be Chunk(start, stop, …) with whole numbers, got {chunk!r:.60}")
+        if not isinstance(chunk.heading, str):
+            raise BadInput(f"the heading of a chunk must be a string, got {chunk.heading!r:.60}")
+        _encodable("heading", chunk.heading)
+    return chunks
 
 
 def _encodable(what: str, text: str) -> None:
+    if "\0" in text:
+        raise BadInput(f"its {what} has a NUL character (number {text.index(chr(0))}): it is binary, not text")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -103,11 +143,13 @@ def _name(key: Any) -> str:
 def _value(key: Any, value: Any, depth: int = 0) -> Any:
     if depth > 32:
         raise BadInput(f"the metadata under {key!r} nests more than 32 levels deep")
-    if value is None or isinstance(value, bool):
+    if isinstance(value, bool):
         return value
+    if _missing(value):
+        return None
     if isinstance(value, str):
         _encodable(f"metadata {key!r}", value)
-        return str(value)
+        return str.__str__(value)  # an enumeration of strings gives its value, not its name
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
             raise BadInput(f"the metadata {key!r} = {value} does not fit 64 bits; store it as a string")

@@ -79,13 +79,15 @@ def _check(query: Any, k: Any, mode: Any, per: Any, vector: Any, rerank: Any) ->
         raise BadInput(f"the query is a string, got {type(query).__name__}")
     if query is not None and not query.strip() and vector is None:
         raise BadInput("the query is empty")
+    if query is None and mode == "lexical":
+        raise BadInput("mode='lexical' searches for words: pass a query")
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise BadInput(f"k is a positive number, got {k!r}")
     if mode not in (None, "hybrid", "dense", "lexical"):
         raise BadInput(f"mode is 'hybrid', 'dense' or 'lexical', got {mode!r}")
     if per not in ("document", "chunk"):
         raise BadInput(f"per is 'document' or 'chunk', got {per!r}")
-    if not isinstance(rerank, int | np.integer) or rerank < 0:
+    if isinstance(rerank, bool) or not isinstance(rerank, int | np.integer) or rerank < 0:
         raise BadInput(f"rerank is a number of candidates, got {rerank!r}")
 
 
@@ -99,7 +101,8 @@ def _mode(c: Collection, snapshot: Snapshot, query: str | None, vector: Any) -> 
 
 
 def _is_lazy(snapshot: Snapshot) -> bool:
-    return DENSE in snapshot.spaces and snapshot.pending(DENSE) > 0
+    stored = snapshot.spaces.get(DENSE)
+    return stored is not None and stored.space.kind == "dense" and snapshot.pending(DENSE) > 0
 
 
 def _query_row(c: Collection, snapshot: Snapshot, query: str | None, vector: Any) -> Any:
@@ -107,18 +110,22 @@ def _query_row(c: Collection, snapshot: Snapshot, query: str | None, vector: Any
     if stored is None:
         raise BadInput(f"{c.path} has no vectors; search it with mode='lexical', or open it with an encoder")
     if vector is not None:
-        row = np.asarray(vector, dtype=np.float32).reshape(-1)
+        try:
+            row = np.asarray(vector, dtype=np.float32).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"the query vector must be a list of numbers: {error}") from None
         if row.shape[0] != stored.space.dim:
             raise SpaceMismatch(f"the query vector has {row.shape[0]} dimensions, {c.path} has {stored.space.dim}")
         if not np.isfinite(row).all():
             raise BadInput("the query vector has NaN or infinite elements")
+        row = Sparse.from_dense(row[None]) if stored.space.kind == "sparse" else row
     else:
         encoder = c._dense_encoder()
         if encoder is None:
             raise BadInput(f"the vectors of {c.path} were brought from outside: pass vector= with the query's own")
         row = encoder.encode_query([query])
         if c._map is not None:
-            row = np.asarray(c._map.transform(row), dtype=np.float32)
+            row = c._map.transform(row)
         row = Sparse.of(row) if stored.space.kind == "sparse" else np.asarray(row, dtype=np.float32).reshape(-1)
     if isinstance(row, np.ndarray) and stored.space.metric == "cosine":
         norm = float(np.linalg.norm(row))
@@ -146,10 +153,11 @@ def _embed_candidates(
     best = lists[LEXICAL][0][:rerank]
     known = snapshot.view(DENSE).covered()
     missing = np.sort(np.setdiff1d(best, np.concatenate([known, np.array(sorted(c._unsaved), dtype=np.int64)])))
-    if len(missing):
+    encoder = c._document_encoder()
+    if len(missing) and encoder is not None:
         passages = snapshot.passages(missing)
         texts = [embeddable(passages[i].metadata, passages[i].heading, passages[i].text) for i in missing.tolist()]
-        vectors = np.asarray(c._dense_encoder().encode_document(texts), dtype=np.float32)
+        vectors = np.asarray(encoder.encode_document(texts), dtype=np.float32)
         if stored.space.metric == "cosine":
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
@@ -183,8 +191,10 @@ def _best_of_document(snapshot: Snapshot, chunks: np.ndarray, scores: np.ndarray
     seen: set[int] = set()
     keep = []
     for i, chunk in enumerate(chunks.tolist()):
-        if documents[chunk] not in seen:
-            seen.add(documents[chunk])
+        # A chunk without a document: another process deleted it before this search took the right to write.
+        document = documents.get(chunk)
+        if document is not None and document not in seen:
+            seen.add(document)
             keep.append(i)
     return chunks[keep], scores[keep]
 
@@ -199,7 +209,9 @@ def _hits(
     }
     hits = []
     for chunk, score in zip(chunks.tolist(), scores.tolist()):
-        p = passages[chunk]
+        p = passages.get(chunk)
+        if p is None:
+            continue
         spaces = {
             name: {"rank": place[chunk][0], "score": place[chunk][1]}
             for name, place in places.items()

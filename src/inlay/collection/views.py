@@ -154,6 +154,7 @@ class _PostingsView(_View):
 
     def _top(self, i: int, columns: np.ndarray, weights: np.ndarray, k: int, allowed: np.ndarray | None) -> Found:
         self._touch(i, columns)
+        k = min(k, self.segments[i].rows)
         scores, rows = self._postings(i).top(columns, weights, k, allow=self._allow(i, allowed))
         return self.segments[i].chunks[rows], scores
 

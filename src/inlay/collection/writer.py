@@ -102,6 +102,8 @@ class Writer:
         replace: bool,
         spaces: dict[str, StoredSpace],
         given: str | None,
+        strict: bool = False,
+        next_doc: int = 1,
     ) -> Report:
         """Store a batch in one transaction.
 
@@ -111,13 +113,17 @@ class Writer:
             replace: update documents that exist; otherwise they fail as duplicates.
             spaces: the collection's spaces.
             given: name of the space that `vectors` belong to.
+            strict: store nothing and raise if any document fails.
+            next_doc: document numbers below it are spoken for.
         """
         report = Report()
         batch = self._plan(documents, vectors, replace, report)
+        if strict and report.failed:
+            raise BadInput(f"document {report.failed[0].id}: {report.failed[0].reason}")
         if not batch:
             return report
         catalog = self._catalog
-        next_doc, next_chunk = catalog.get("next_doc", 1), catalog.get("next_chunk", 1)
+        reserved, next_doc, next_chunk = next_doc, catalog.get("next_doc", 1), catalog.get("next_chunk", 1)
         dead: list[int] = []
         for item in batch:
             if item.replaces:
@@ -184,7 +190,7 @@ class Writer:
                 catalog.many("INSERT INTO pending VALUES(?,?)", [(spaces[name].number, n) for n in numbers])
             for space, stored in made:
                 catalog.run("INSERT INTO segments VALUES(?,?,?,?,?,?)", stored.record(space.number))
-            catalog.set("next_doc", next_doc)
+            catalog.set("next_doc", max(next_doc, reserved))
             catalog.set("next_chunk", next_chunk)
         report.added += sum(not item.replaces for item in batch)
         report.updated += sum(item.replaces for item in batch)

@@ -18,8 +18,8 @@ FRONT_MATTER = "front matter"
 
 _FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\r?\n.*?^(?:\1|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.M | re.S)
 _FRONT_MATTER_WITHIN = 20_000
-# The parser builds objects for every block, some hundred bytes for a character at worst; beyond this, prose will do.
-_PARSED_UP_TO = 5_000_000
+# A block costs the parser some 50 µs, and there may be one in every three characters; beyond this, prose will do.
+_PARSED_UP_TO = 2_000_000
 
 _LINK = re.compile(r"!?\[([^\[\]]*)\](?:\([^()]*\)|\[[^\[\]]*\])")
 _MARKUP = re.compile(r"[*`]+|<[^<>]*>|(?<!\w)_+|_+(?!\w)|\s*\{[#.:][^{}]*\}\s*$")

@@ -27,7 +27,7 @@ def units(text: str, limit: int = LIMIT) -> list[Unit]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # another's doubtful escapes are not the reader's business
             tree = ast.parse(text)
-        outline = _Outline(line_starts(text), target_of(limit))
+        outline = _Outline([*line_starts(text), len(text)], target_of(limit))
         outline.module(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return code.units(text, "python", limit)
@@ -67,7 +67,7 @@ class _Outline:
             if isinstance(node, _DEFINITIONS):
                 name = f"{prefix}.{node.name}" if prefix else node.name
                 self.mark(node, name)
-                if isinstance(node, ast.ClassDef) and self.starts[end - 1] - self.starts[self.done] > self.small:
+                if isinstance(node, ast.ClassDef) and self.starts[end] - self.starts[self.done] > self.small:
                     self.enter(node.body)
                     self.visit(node.body, name)
             else:

@@ -58,7 +58,7 @@ class Flat:
         if (rows.dtype == np.int8) != (scales is not None) or (scales is not None and len(scales) != len(rows)):
             given = "no scales" if scales is None else f"{len(scales)} scales"
             raise BadInput(f"{len(rows)} rows of {rows.dtype} with {given}; int8 rows, and only they, need one each")
-        index = cls(rows.shape[1], metric=metric, dtype=rows.dtype.name)
+        index = cls(rows.shape[1], metric=metric, dtype=rows.dtype.name)  # type: ignore[arg-type]
         index._rows, index._scales, index._count = rows, scales, len(rows)
         return index
 
@@ -121,7 +121,7 @@ class Flat:
             arrays["scales"] = self.scales
         partial = path.with_name(path.name + ".partial")
         with open(partial, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         partial.replace(path)
 
     @classmethod
@@ -151,7 +151,7 @@ class Flat:
 
 
 def checked_rows(rows: Any, dim: int, what: str = "row") -> np.ndarray:
-    """Float32 [n, dim] of finite numbers, or an error that names the first offender; a single row [dim] may be given."""
+    """Float32 [n, dim] of finite numbers, or an error that names the first offender. One row may come as [dim]."""
     try:
         with np.errstate(over="ignore"):
             rows = np.asarray(rows, dtype=np.float32)

@@ -1,9 +1,8 @@
 """Approximate nearness by a navigable small-world graph (Malkov and Yashunin, arXiv 1603.09320), on usearch.
 
-The graph cannot be told which rows are allowed: the engine has no filter in Python. A mask is therefore answered in one of
-two ways, by whichever costs less: an exact scan of the allowed rows where they are few, else neighbours are fetched
-in growing numbers until k of them are allowed. Either way nothing forbidden is returned and k rows are found if
-k are allowed.
+The graph cannot be told which rows are allowed: from Python, the engine has no filter. A mask is answered in the
+cheaper of two ways: by an exact scan of the allowed rows where they are few, else by fetching ever more neighbours
+until k of them are allowed. Either way nothing forbidden is returned, and k rows are found if k are allowed.
 """
 
 from __future__ import annotations
@@ -119,10 +118,11 @@ class HNSW:
         if not allowed or not len(queries):
             return Neighbours(scores, found)
         wanted = min(k, allowed)
-        depth = -(-wanted * len(self) // allowed)  # neighbours of which k are expected to be allowed
+        # Neighbours among which k are expected to be allowed, and half as many again since filters cluster.
+        depth = wanted if ids is None else -(-wanted * len(self) * 3 // (allowed * 2))
         pending = np.arange(len(queries))
         if ids is None or allowed * ROW_COST > len(queries) * depth * NEIGHBOUR_COST:
-            pending = self._from_graph(queries, wanted, depth if ids is None else depth + depth // 2, allow, scores, found)
+            pending = self._from_graph(queries, wanted, min(depth, len(self)), allow, scores, found)
         if len(pending):
             ids = np.arange(len(self)) if ids is None else ids
             best = nearest(queries[pending], np.stack(self._graph.get(ids)), k, metric=self.metric)
@@ -131,7 +131,13 @@ class HNSW:
         return Neighbours(scores, found)
 
     def _from_graph(
-        self, queries: np.ndarray, wanted: int, depth: int, allow: np.ndarray | None, scores: np.ndarray, found: np.ndarray
+        self,
+        queries: np.ndarray,
+        wanted: int,
+        depth: int,
+        allow: np.ndarray | None,
+        scores: np.ndarray,
+        found: np.ndarray,
     ) -> np.ndarray:
         """Fill in what the graph finds; the answer is which queries it left with fewer than `wanted` rows.
 
@@ -140,7 +146,7 @@ class HNSW:
         """
         pending = np.arange(len(queries))
         while len(pending) and depth <= len(self):
-            matches = self._graph.search(queries[pending], min(depth, len(self)), threads=1)
+            matches = self._graph.search(queries[pending], depth, threads=1)
             keys = np.atleast_2d(matches.keys).astype(np.int64)
             distances = np.atleast_2d(matches.distances)
             counts = np.atleast_1d(getattr(matches, "counts", len(keys[0])))

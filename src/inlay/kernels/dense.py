@@ -95,8 +95,8 @@ def nearest(
         part = best.result()
         width = part.ids.shape[1]
         scores[first : first + len(asked), :width] = part.scores
-        found[first : first + len(asked), :width] = part.ids if ids is None else np.where(
-            part.ids < 0, -1, ids[part.ids]
+        found[first : first + len(asked), :width] = (
+            part.ids if ids is None else np.where(part.ids < 0, -1, ids[part.ids])
         )
     return Neighbours(scores, found)
 

@@ -10,27 +10,28 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 __all__ = ["converts_halves", "one", "tile"]
 
-_FEATURES = llvm.get_host_cpu_features()
-LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx2") else 4
+# What code is compiled for, which NUMBA_CPU_NAME can set below what the processor has.
+_FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+LANES = 16 if "+avx512f" in _FEATURES else 8 if "+avx2" in _FEATURES else 4
 TILE = 4  # queries × rows held in registers: 16 sums, which stay there with 32 vector registers
 ROWS_IN_CACHE = 16  # rows that stay in L1 while every query passes over them
-AHEAD = 12 << 10  # bytes of rows asked for before they are needed; the processor's own prefetch stops at every 4 KiB
+AHEAD = 8 << 10  # bytes of rows asked for before they are needed; the processor's own prefetch stops at every 4 KiB
 LINE = 64
 _FLOAT = ir.FloatType()
 
 
 def converts_halves() -> bool:
-    """Whether the processor converts float16 itself; without that, LLVM would call a routine that is not linked."""
-    return bool(_FEATURES.get("f16c")) or platform.machine().lower() in ("arm64", "aarch64")
+    """Whether float16 is converted by an instruction; without one, LLVM would call a routine that is not linked."""
+    return "+f16c" in _FEATURES or platform.machine().lower() in ("arm64", "aarch64")
 
 
 def _widened(builder: ir.IRBuilder, value: ir.Value, stored: types.Type, to: ir.Type) -> ir.Value:
@@ -62,8 +63,8 @@ def _prefetch(typingctx: Any, rows: Any, row: Any) -> Any:
         array = context.make_array(rows)(context, builder, args[0])
         dim = cgutils.unpack_tuple(builder, array.shape, 2)[1]
         byte, number, size = ir.IntType(8).as_pointer(), ir.IntType(32), dim.type
-        ask = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [byte, number, number, number]), "llvm.prefetch.p0"
+        ask = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         )
         head = builder.bitcast(builder.gep(array.data, [builder.mul(args[1], dim)]), byte)
         lines = builder.udiv(builder.mul(dim, ir.Constant(size, rows.dtype.bitwidth // 8)), ir.Constant(size, LINE))
@@ -161,18 +162,18 @@ def one(
     ahead = max(1, AHEAD // (rows.shape[1] * rows.itemsize))
     for i in range(n):
         soon = min(i + ahead, n - 1)
-        _prefetch(rows, soon if ids is None else ids[soon])
+        _prefetch(rows, soon if ids is None else ids[soon])  # type: ignore[call-arg]
         row = i if ids is None else ids[i]
         scale = scales[row] if scaled else np.float32(1)
         total = np.float32(0)
         if squared:
             for t in range(rows.shape[1]):
-                difference = query[t] - scale * _widen(rows[row, t])
+                difference = query[t] - scale * _widen(rows[row, t])  # type: ignore[call-arg]
                 total += difference * difference
             out[i] = -total
         else:
             for t in range(rows.shape[1]):
-                total += query[t] * _widen(rows[row, t])
+                total += query[t] * _widen(rows[row, t])  # type: ignore[call-arg]
             out[i] = scale * total
 
 
@@ -182,7 +183,7 @@ def _add_tail(
     js: tuple[int, int, int, int],
     rows: np.ndarray,
     at: tuple[int, int, int, int],
-    by: tuple[float, float, float, float],
+    by: tuple[Any, ...],
     whole: int,
     squared: bool,
     sums: np.ndarray,
@@ -191,8 +192,9 @@ def _add_tail(
     for a in range(TILE):
         for b in range(TILE):
             for t in range(whole, rows.shape[1]):
-                q, x = queries[js[a], t], by[b] * _widen(rows[at[b], t]) if squared else _widen(rows[at[b], t])
-                sums[a * TILE + b] += (q - x) * (q - x) if squared else q * x
+                q = queries[js[a], t]
+                x = _widen(rows[at[b], t])  # type: ignore[call-arg]
+                sums[a * TILE + b] += (q - by[b] * x) * (q - by[b] * x) if squared else q * x
 
 
 @njit(cache=True, nogil=True, boundscheck=False, fastmath=True)
@@ -212,7 +214,7 @@ def tile(
             for i in range(start, stop, TILE):
                 if j == 0:  # the rest of the queries give the next rows time to arrive
                     for soon in range(i + ROWS_IN_CACHE, min(i + ROWS_IN_CACHE + TILE, n)):
-                        _prefetch(rows, soon if ids is None else ids[soon])
+                        _prefetch(rows, soon if ids is None else ids[soon])  # type: ignore[call-arg]
                 places = (i, min(i + 1, n - 1), min(i + 2, n - 1), min(i + 3, n - 1))
                 if ids is None:
                     at = places

@@ -2,9 +2,10 @@
 
 A query's terms come in descending order of the most that each can add to a row. Once k rows are known, the weakest
 of them sets a *threshold*, and the last terms, which even together cannot lift a row above it, become
-*non-essential*: a row that has only those cannot enter. So only the essential lists are read in full, a window of
-rows at a time into an accumulator that stays in the first-level cache, and the non-essential lists are merely probed
-for the few rows that may still get above the threshold. Everything else is skipped, and nothing is approximate.
+*non-essential*: a row that has only those cannot enter. The essential lists are read in full, a window of rows at a
+time, into an accumulator that stays in the first-level cache; then the other lists are probed for the rows that may
+still get above the threshold. Where these are so many that reading a list is cheaper than probing it, it is read.
+Everything else is skipped, and nothing is approximate.
 
 Turtle & Flood 1995, "Query Evaluation: Strategies and Optimizations" (MaxScore); the window is Lucene's.
 """
@@ -20,6 +21,9 @@ WINDOW = 8192
 # Candidates settled at a time, so that the threshold they raise spares the next ones.
 _BATCH = 512
 _BLOCK = 64
+
+# Postings that are read in the time of one probe.
+_PROBE = 64
 
 _u = np.uint64  # a signed index would be tested for being negative, at every access
 
@@ -128,22 +132,30 @@ def _add_window(rows, impacts, start, stop, weight, low, high, window):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _take_list(rows, impacts, start, stop, weight, cut, allow, found, partial):
-    """Candidates of the only essential list; returns how many there are."""
-    n_found = 0
-    for p in range(start, stop):
-        score = weight * impacts[_u(p)]
-        if score > cut and (len(allow) == 0 or allow[rows[_u(p)]]):
-            found[n_found], partial[n_found] = rows[_u(p)], score
-            n_found += 1
-    return n_found
+def _cut(threshold, rest):
+    """What a row must already have to get above the threshold with `rest` more; rounded down."""
+    return np.float32(max(threshold - rest, 0.0) * (1 - 1.2e-7))
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _take_again(rows, begun, at, essential, low, cut, allow, window, found, partial):
+def _count(rows, begun, at, lists, read, low, cut, window):
+    """How many rows of the window are above the cut, in few postings (then with repetitions) or in all the window."""
+    above = 0
+    if read <= _BATCH:
+        for t in range(lists):
+            for p in range(begun[t], at[t]):
+                above += window[np.uint32(rows[_u(p)] - low)] > cut
+    else:
+        for i in range(WINDOW):
+            above += window[_u(i)] > cut
+    return above
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _take_again(rows, begun, at, lists, low, cut, allow, window, found, partial):
     """Candidates of a window with few postings, by reading these again; leaves the window zero."""
     n_found = 0
-    for t in range(essential):
+    for t in range(lists):
         for p in range(begun[t], at[t]):
             i = np.uint32(rows[_u(p)] - low)
             score = window[i]
@@ -173,19 +185,21 @@ def _take_batch(window, start, low, cut, allow, found, partial):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _settle(rows, impacts, weights, rest, at, until, essential, found, partial, n_found, best, best_rows, size):
-    """Complete candidates from the non-essential lists and offer them; returns how many rows are best so far.
+def _settle(rows, impacts, weights, rest, at, until, lists, low, found, partial, n_found, slack, best, best_rows, size):
+    """Complete candidates from the lists not read and offer them; returns how many rows are best so far.
 
     Lists are probed strongest first, and a candidate is dropped as soon as what is left cannot save it.
     """
-    threshold = np.float64(best[0]) if size == len(best) else 0.0
-    for t in range(essential, len(weights)):
+    threshold = best[0] if size == len(best) else np.float32(0)
+    for t in range(lists, len(weights)):
         if n_found == 0:
             break
-        p, before, kept = at[t], -1, 0
+        at[t] = p = _seek(rows, at[t], until[t], low)
+        before = -1
+        kept = 0
         for c in range(n_found):
             row, score = found[c], partial[c]
-            if score + rest[t] <= threshold:
+            if score + rest[t] <= threshold * slack:
                 continue
             if row < before:
                 p = at[t]
@@ -200,7 +214,7 @@ def _settle(rows, impacts, weights, rest, at, until, essential, found, partial, 
         if partial[c] > threshold:
             size = _offer(best, best_rows, size, partial[c], found[c])
             if size == len(best):
-                threshold = np.float64(best[0])
+                threshold = best[0]
     return size
 
 
@@ -212,58 +226,61 @@ def _maxscore(indptr, rows, impacts, n_rows, columns, weights, bounds, allow, wi
     """
     m = len(columns)
     at, until, begun = np.empty(m, np.int64), np.empty(m, np.int64), np.empty(m, np.int64)
-    # rest[t]: the most that terms t, t + 1, ... add together, with room for the rounding of float32 sums.
-    rest = np.zeros(m + 1)
+    rest = np.zeros(m + 1)  # the most that terms t, t + 1, ... add together
     for t in range(m - 1, -1, -1):
         at[t], until[t] = indptr[columns[t]], indptr[columns[t] + 1]
-        rest[t] = rest[t + 1] + bounds[t] * (1 + 1.2e-7 * m)
+        rest[t] = rest[t + 1] + bounds[t]
+    # A float32 sum may be rounded up at each addition but one, so a bound must stay that far below the threshold.
+    # Otherwise merely equalling it is not enough: rows come in ascending order, and the later one loses the tie.
+    slack = 1 - 1.2e-7 * max(m - 2, 0)
 
     size = 0
-    essential = m
+    essential = lists = m
     while True:
-        # Rows come in ascending order, so one that merely equals the threshold loses the tie: `<=` is exact.
-        threshold = np.float64(best[0]) if size == len(best) else 0.0
+        threshold = best[0] * slack if size == len(best) else 0.0
         while essential > 0 and rest[essential - 1] <= threshold:
             essential -= 1
-        cut = np.float32(max(threshold - rest[essential], 0.0))
         low = n_rows
         for t in range(essential):
             if at[t] < until[t]:
                 low = min(low, np.int64(rows[at[t]]))
         if low == n_rows:
             return size
-        for t in range(essential, m):
-            at[t] = _seek(rows, at[t], until[t], low)
-
-        if essential == 1:
-            stop = min(at[0] + _BATCH, until[0])
-            n_found = _take_list(rows, impacts, at[0], stop, weights[0], cut, allow, found, partial)
-            at[0] = stop
-            size = _settle(
-                rows, impacts, weights, rest, at, until, essential, found, partial, n_found, best, best_rows, size
-            )
-            continue
-
         high = min(low + WINDOW, n_rows)
-        read = 0
-        for t in range(essential):
-            begun[t] = at[t]
-            at[t] = _add_window(rows, impacts, at[t], until[t], weights[t], low, high, window)
-            read += at[t] - begun[t]
+
+        # Read the essential lists, and then as many more as it takes until probing the next one is cheaper.
+        lists = max(essential, lists - 1)
+        read = done = 0
+        while True:
+            for t in range(done, lists):
+                begun[t] = at[t] if t < essential else _seek(rows, at[t], until[t], low)
+                at[t] = _add_window(rows, impacts, begun[t], until[t], weights[t], low, high, window)
+                read += at[t] - begun[t]
+            done = lists
+            cut = _cut(threshold, rest[lists])
+            if lists == m:
+                break
+            expected = (until[lists] - indptr[columns[lists]]) * (high - low) // n_rows
+            if _PROBE * _count(rows, begun, at, lists, read, low, cut, window) <= expected:
+                break
+            lists += 1
+
         if read <= _BATCH:
-            n_found = _take_again(rows, begun, at, essential, low, cut, allow, window, found, partial)
+            n_found = _take_again(rows, begun, at, lists, low, cut, allow, window, found, partial)
             size = _settle(
-                rows, impacts, weights, rest, at, until, essential, found, partial, n_found, best, best_rows, size
-            )
+                rows, impacts, weights, rest, at, until, lists, low, found, partial, n_found, slack,
+                best, best_rows, size,
+            )  # fmt: skip
             continue
         for start in range(0, high - low, _BATCH):
             n_found = _take_batch(window, start, low, cut, allow, found, partial)
             if n_found:
                 size = _settle(
-                    rows, impacts, weights, rest, at, until, essential, found, partial, n_found, best, best_rows, size
-                )
+                    rows, impacts, weights, rest, at, until, lists, low, found, partial, n_found, slack,
+                    best, best_rows, size,
+                )  # fmt: skip
                 if size == len(best):
-                    cut = np.float32(max(np.float64(best[0]) - rest[essential], 0.0))
+                    cut = _cut(best[0] * slack, rest[lists])
 
 
 @njit(cache=True, nogil=True, boundscheck=False)

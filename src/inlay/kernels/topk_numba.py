@@ -39,7 +39,8 @@ def _kth_largest(values: np.ndarray, k: int) -> np.float32:
 @njit(cache=True, nogil=True, boundscheck=False)
 def _compact(scores: np.ndarray, ids: np.ndarray, filled: int, k: int, scratch: np.ndarray) -> np.float32:
     """Keep the k best at the front, still in order of id; the worst of them is the new threshold."""
-    scratch[:filled] = scores[:filled]
+    for i in range(filled):  # not a slice: numba takes seconds to compile one slice assigned to another
+        scratch[i] = scores[i]
     cut = _kth_largest(scratch[:filled], k)
     above = 0
     for i in range(filled):
