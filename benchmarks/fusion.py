@@ -195,15 +195,10 @@ def label(dim: int, idf: bool) -> str:
 
 
 def choose(measured: dict[str, Any], family: str, encoder: str | None = None) -> tuple[str, str]:
-    """The encoder and fusion of a family with the best gain over BM25, averaged over the sets for choosing."""
-    sets = [f"{name} {split}" for name, split in CHOSEN_ON]
-
-    def gain(option: tuple[str, str]) -> float:
-        encoder, fusion = option
-        return sum(float((measured[s][encoder][fusion] - measured[s][encoder]["bm25 alone"]).mean()) for s in sets)
-
-    options = [(e, f) for e, found in measured[sets[0]].items() for f in found if f.startswith(family)]
-    return max((option for option in options if encoder in (None, option[0])), key=gain)
+    """The encoder and fusion of a family whose smaller gain over BM25, of the sets for choosing, is the largest."""
+    found = next(iter(measured.values()))
+    options = [(e, f) for e in found for f in found[e] if f.startswith(family) and encoder in (None, e)]
+    return max(options, key=lambda option: _gain(measured, option))
 
 
 def row(measured: dict[str, Any], encoder: str, fusion: str) -> dict[str, Any]:
@@ -248,7 +243,7 @@ def main(data: Path, out: Path) -> None:
         "chosen": chosen,
         "best": best,
         "references": lines,
-        "curve": curve(measured, chosen["encoder"]),
+        "tmm_curves": curves(measured),
         "seconds": round(time.perf_counter() - began, 1),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -258,18 +253,19 @@ def main(data: Path, out: Path) -> None:
 
 
 def _gain(measured: dict[str, Any], option: tuple[str, str]) -> float:
-    line = row(measured, *option)
-    return sum(line[f"{name} {split}"]["gain"] for name, split in CHOSEN_ON)
+    encoder, fusion = option
+    sets = [measured[f"{name} {split}"][encoder] for name, split in CHOSEN_ON]
+    return min(float((found[fusion] - found["bm25 alone"]).mean()) for found in sets)
 
 
-def curve(measured: dict[str, Any], encoder: str) -> dict[str, dict[str, list[float]]]:
-    """nDCG@10 by share of NUMEN, from 0 to 0.95, for each scaling and set: how flat the optimum is."""
-    found: dict[str, dict[str, list[float]]] = {"share": {"": [0.0, *SHARES]}}
-    for how in ("min-max", "tmm", "z-score"):
-        found[how] = {}
+def curves(measured: dict[str, Any], how: str = "tmm") -> dict[str, Any]:
+    """nDCG@10 by the share of NUMEN, for each encoder and set: how flat the optimum is."""
+    found: dict[str, Any] = {"share": [0.0, *SHARES]}
+    for encoder in next(iter(measured.values())):
+        found[encoder] = {}
         for name, own in measured.items():
             points = [own[encoder]["bm25 alone"], *(own[encoder][f"{how} share={share}"] for share in SHARES)]
-            found[how][name] = [round(float(point.mean()), 4) for point in points]
+            found[encoder][name] = [round(float(point.mean()), 4) for point in points]
     return found
 
 

@@ -16,7 +16,9 @@ from inlay.errors import BadInput, Corrupt
 from inlay.types import Encoder, Sparse
 
 texts = st.lists(
-    st.lists(st.sampled_from("cat cats dog the fish Fish über 日本 x1 running".split()), max_size=12).map(" ".join),
+    st.lists(
+        st.sampled_from(["cat", "cats", "dog", "the", "fish", "Fish", "über", "日本", "x1", "running"]), max_size=12
+    ).map(" ".join),
     min_size=1,
     max_size=12,
 )
@@ -48,6 +50,7 @@ def statistics(bm25):
 
 
 @given(texts, texts, st.floats(0, 3), st.floats(0, 1))
+@settings(deadline=None)
 def test_query_times_document_is_bm25(documents, queries, k1, b):
     bm25 = BM25(k1=k1, b=b)
     rows = bm25.encode_document(documents)
@@ -57,6 +60,7 @@ def test_query_times_document_is_bm25(documents, queries, k1, b):
 
 
 @given(texts, texts, texts)
+@settings(deadline=None)
 def test_documents_come_and_go_exactly(first, second, third):
     bm25 = BM25().fit(first).partial_fit(second).partial_fit(third).remove(second)
     fresh = BM25().fit(first + third)
@@ -69,6 +73,7 @@ def test_documents_come_and_go_exactly(first, second, third):
 
 
 @given(texts, texts)
+@settings(deadline=None)
 def test_encoding_after_fit_changes_no_statistics_and_moves_no_column(first, second):
     bm25 = BM25().fit(first)
     before, rows = statistics(bm25), bm25.encode_document(first)
@@ -84,7 +89,7 @@ def test_encoding_after_fit_changes_no_statistics_and_moves_no_column(first, sec
 
 
 @given(texts, st.data())
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_remove_refuses_strangers_and_then_changes_nothing(documents, data):
     bm25 = BM25().fit(documents)
     before = statistics(bm25)
@@ -96,7 +101,7 @@ def test_remove_refuses_strangers_and_then_changes_nothing(documents, data):
 
 
 @given(texts)
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_save_and_load(tmp_path_factory, documents):
     path = tmp_path_factory.mktemp("bm25") / "bm25.json"
     bm25 = BM25(k1=0.9, b=0.4, stemmer=None, stopwords=["über"]).fit(documents)
@@ -115,7 +120,7 @@ def test_load_refuses_what_is_not_bm25(tmp_path):
     state = json.loads(path.read_text())
     for broken in ("", "[]", "{}", json.dumps({**state, "df": [1]}), json.dumps({**state, "terms": ["cat", "cat"]})):
         path.write_text(broken)
-        with pytest.raises(Corrupt, match="bm25.json"):
+        with pytest.raises(Corrupt, match="BM25 encoder"):
             BM25.load(path)
 
 

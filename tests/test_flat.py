@@ -122,13 +122,19 @@ def test_memory_stays_bounded_and_blocks_join(form, monkeypatch):
     index = Flat(8, metric="dot")
     rows, queries = RNG.standard_normal((3000, 8)), RNG.standard_normal((7, 8)).astype(np.float32)
     index.add(rows)
-    whole = index.search(queries, 40)
+    allow = RNG.random(3000) < 0.5
+    whole, masked = index.search(queries, 40), index.search(queries, 40, allow=allow)
     monkeypatch.setattr(dense, "SCORES_AT_ONCE", 1)
     monkeypatch.setattr(dense, "VALUES_AT_ONCE", 1)
     monkeypatch.setattr(dense, "QUERIES_AT_ONCE", 3)
-    blocks = index.search(queries, 40)
-    np.testing.assert_array_equal(whole.ids, blocks.ids)
-    np.testing.assert_allclose(whole.scores, blocks.scores, rtol=1e-6)
+    for before, after in (
+        (whole, index.search(queries, 40)),
+        (masked, index.search(queries, 40, allow=allow)),
+    ):
+        np.testing.assert_array_equal(before.ids, after.ids)
+        np.testing.assert_allclose(before.scores, after.scores, rtol=1e-6)
+    scores = dense.score(queries, index.rows, ids=whole.ids[0])
+    np.testing.assert_allclose(scores[0], whole.scores[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -144,6 +150,7 @@ def test_many_adds_equal_one(dtype, metric):
     assert len(many) == len(one) == 500
     assert many.nbytes == one.nbytes == 500 * {"float32": 48, "float16": 24, "int8": 16}[dtype]
     np.testing.assert_array_equal(one.rows, many.rows)
+    np.testing.assert_array_equal(one.scales, many.scales)
     assert isinstance(one, Index)
 
 

@@ -209,7 +209,8 @@ class Hit:
         line: first line of the passage in its source (0 where lines mean nothing).
         last_line: last line of the passage.
         chunk: number of the passage within its document, from 0.
-        spaces: what each space contributed: name -> {"rank": from 1, "score": raw score}.
+        spaces: what each space contributed: name -> {"rank": from 1, "score": raw score} and, where several were
+            fused, "share" of the final score.
         reranked: True if a lazily embedded space took part in ordering this hit.
     """
 
@@ -235,8 +236,9 @@ class Encoder(Protocol):
     """Things to rows.
 
     An encoder may also carry `spec`, keyword arguments from which `inlay.encoder(**spec)` makes it again (so that a
-    collection reopens by itself), and `expensive`: True where encoding is slow enough that a collection should make
-    vectors lazily. Both are optional.
+    collection reopens by itself), `expensive`: True where encoding is slow enough that a collection should make
+    vectors lazily, and `hybrid_share` / `hybrid_floor`: how much its scores are worth beside BM25, and which score
+    counts as nothing (see `inlay.search.fuse`). All are optional.
     """
 
     space: Space

@@ -12,7 +12,11 @@ __all__ = ["command"]
 @click.command("eval")
 @click.argument("dataset", metavar="DATASET_DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--mode", type=click.Choice(["lexical", "dense", "hybrid"]), default="hybrid", show_default=True, help="Search mode."
+    "--mode",
+    type=click.Choice(["lexical", "dense", "hybrid"]),
+    default="hybrid",
+    show_default=True,
+    help="Search mode.",
 )
 @click.option("--encoder", metavar="NAME", help="Encoder of the dense space; inlay's default without it.")
 @click.option("--split", default="test", show_default=True, help="Which judgments: test, dev or train.")
@@ -48,7 +52,7 @@ def command(
       inlay eval scifact/
       inlay eval scifact/ --mode lexical --run bm25.run
       inlay eval scifact/ --mode hybrid --baseline bm25.run
-    """
+    """  # noqa: D301 - click reads the backspace
     import json
     import sys
 

@@ -52,7 +52,7 @@ def command(
       inlay reproduce --list
       inlay reproduce numen --data ~/data
       inlay reproduce --table
-    """
+    """  # noqa: D301 - click reads the backspace
     import json
     import sys
 

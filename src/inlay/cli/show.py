@@ -165,12 +165,10 @@ def _table(hit: Hit, look: Look) -> Iterator[str]:
     if not hit.spaces:
         yield look.paint("    no space reports its part", dim=True)
         return
-    shares = _shares(hit)
     wide = max(len("space"), *map(len, hit.spaces))
     yield look.paint(f"    {'space'.ljust(wide)}  {'rank':>5}  {'score':>10}  {'share':>6}", dim=True)
     for name, part in hit.spaces.items():
-        share = shares.get(name)
-        rank, score = part.get("rank"), part.get("score")
+        rank, score, share = part.get("rank"), part.get("score"), part.get("share")
         cells = [
             printable(name).ljust(wide),
             f"{rank:.0f}".rjust(5) if rank else "–".rjust(5),
@@ -178,14 +176,6 @@ def _table(hit: Hit, look: Look) -> Iterator[str]:
             f"{share:.0%}".rjust(6) if share is not None else "–".rjust(6),
         ]
         yield look.paint("    " + "  ".join(cells), dim=True)
-
-
-def _shares(hit: Hit) -> dict[str, float]:
-    """Each space's part of the score, where the score is the sum of reciprocal ranks: 1 / (60 + rank)."""
-    parts = {name: 1 / (60 + part["rank"]) for name, part in hit.spaces.items() if part.get("rank")}
-    if abs(sum(parts.values()) - hit.score) > 1e-4 * abs(hit.score):
-        return {}  # ordered by something else: one space alone, or another fusion
-    return {name: part / hit.score for name, part in parts.items()}
 
 
 def _footer(hits: Sequence[Hit]) -> str:

@@ -96,6 +96,11 @@ class Catalog:
             if blank and not create:
                 self.db.close()
                 raise BadInput(f"{path.parent} is not an inlay collection yet: whoever makes it has not finished")
+            if blank and (path.parent / "segments").exists():
+                raise Corrupt(
+                    f"{path} is empty, but there are segments beside it: its documents are gone. Restore it from a "
+                    f"copy, or index again into a new directory"
+                )
             if blank:
                 self.db.execute("PRAGMA page_size=8192")
                 self.db.reserve_bytes("main", _PAGE_SUMS)

@@ -352,7 +352,9 @@ class Collection(Handle):
         done = 0
         with self._mutex:
             due = self._snapshot.pending(DENSE)
-        with tqdm(total=due if limit is None else min(due, limit), unit="passage", disable=not progress, desc="embedding") as bar:
+        with tqdm(
+            total=due if limit is None else min(due, limit), unit="passage", disable=not progress, desc="embedding"
+        ) as bar:
             while not self._stop.is_set() and (limit is None or done < limit):
                 # One batch at a time under the mutex: searches go on in between, an interrupt loses one batch.
                 with self._mutex, self._writing() as writer:

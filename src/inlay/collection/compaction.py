@@ -12,6 +12,7 @@ from inlay.collection.catalog import Catalog
 from inlay.collection.merge import merge_dense, merge_postings
 from inlay.collection.segment import Segment, store, sweep
 from inlay.collection.snapshot import Snapshot, StoredSpace
+from inlay.errors import InlayError
 
 __all__ = ["compact"]
 
@@ -44,16 +45,27 @@ def _pass(catalog: Catalog, folder: Path, everything: bool) -> int:
     buried = catalog.one("SELECT count(*) FROM tombstones")
     if not few or (few < FAN and not buried and not everything):
         return 0  # the common case after an addition: nothing to look at
-    snapshot = Snapshot(catalog, folder)
+    snapshot = Snapshot(catalog, folder, patient=False)
     replaced = 0
     for name, segments in snapshot.segments.items():
+        if name in snapshot.broken:
+            if everything:
+                raise snapshot.broken[name]
+            continue
         alive = [_alive(segment, snapshot.tombstones) for segment in segments]
         groups = [list(range(len(segments)))] if everything else _groups(segments, alive)
         for group in groups:
             clean = all(alive[i].all() for i in group)
             if not group or (everything and len(group) == 1 and clean):
                 continue
-            _replace(catalog, folder, snapshot.spaces[name], [segments[i] for i in group], [alive[i] for i in group])
+            old = [segments[i] for i in group]
+            try:
+                _replace(catalog, folder, snapshot.spaces[name], old, [alive[i] for i in group])
+            except InlayError:
+                # The addition or deletion that brought us here is done, and its caller must not hear otherwise.
+                if everything:
+                    raise
+                continue
             replaced += len(group)
     return replaced
 
@@ -81,8 +93,8 @@ def _replace(
 
 def _unbury(catalog: Catalog, folder: Path) -> None:
     """Forget tombstones of chunks that no segment holds any more."""
-    snapshot = Snapshot(catalog, folder)
-    if not len(snapshot.tombstones):
+    snapshot = Snapshot(catalog, folder, patient=False)
+    if not len(snapshot.tombstones) or snapshot.broken:
         return
     held = [s.chunks[s.rows_of(snapshot.tombstones)[1]] for group in snapshot.segments.values() for s in group]
     free = np.setdiff1d(snapshot.tombstones, np.concatenate(held) if held else [])

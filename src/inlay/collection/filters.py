@@ -19,6 +19,8 @@ _COMPARE = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _OPERATORS = sorted([*_COMPARE, "$ne", "$in", "$nin", "$exists", "$glob", "$not"])
 _LOGIC = ("$and", "$or", "$nor")
 _DEEPEST = 64
+_WIDEST = 10_000  # conditions; SQLite takes three times as many parameters
+_LONGEST_PATTERN = 10_000
 
 
 def flatten(metadata: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -42,7 +44,18 @@ def compile_filter(where: Mapping[str, Any]) -> tuple[str, list[Any]]:
         BadInput: an unknown operator or a value of the wrong type, named together with what is allowed.
     """
     parameters: list[Any] = []
-    return _group(where, parameters, 0), parameters
+    condition = _group(where, parameters, 0)
+    if len(parameters) > 2 * _WIDEST:
+        raise BadInput(f"a filter may have {_WIDEST:,} conditions; use $in for long lists of values")
+    return condition, parameters
+
+
+def _joined(parts: Sequence[str], word: str) -> str:
+    """Parts joined as a balanced tree: SQLite bounds the depth of an expression, and a plain chain is all depth."""
+    if len(parts) <= 8:
+        return word.join(parts)
+    half = len(parts) // 2
+    return f"({_joined(parts[:half], word)}){word}({_joined(parts[half:], word)})"
 
 
 def _group(where: Any, parameters: list[Any], depth: int) -> str:
@@ -54,11 +67,12 @@ def _group(where: Any, parameters: list[Any], depth: int) -> str:
     for name, condition in where.items():
         if not isinstance(name, str):
             raise BadInput(f"a field name is a string, got {name!r}")
+        _encodable(name, name)
         if name in _LOGIC:
             if not isinstance(condition, Sequence) or isinstance(condition, str) or not condition:
                 raise BadInput(f"{name} takes a non-empty list of filters, got {condition!r}")
             inner = [_group(item, parameters, depth + 1) for item in condition]
-            joined = (" AND " if name == "$and" else " OR ").join(inner)
+            joined = _joined(inner, " AND " if name == "$and" else " OR ")
             parts.append(f"NOT ({joined})" if name == "$nor" else f"({joined})")
         elif name == "$not":
             parts.append(f"NOT ({_group(condition, parameters, depth + 1)})")
@@ -70,7 +84,7 @@ def _group(where: Any, parameters: list[Any], depth: int) -> str:
             parts += [_operator(name, op, value, parameters, depth) for op, value in condition.items()]
         else:
             parts.append(_operator(name, "$eq", condition, parameters, depth))
-    return "(" + (" AND ".join(parts) or "1") + ")"
+    return f"({_joined(parts, ' AND ') or '1'})"
 
 
 def _operator(name: str, op: str, value: Any, parameters: list[Any], depth: int) -> str:
@@ -104,6 +118,9 @@ def _operator(name: str, op: str, value: Any, parameters: list[Any], depth: int)
     if op == "$glob":
         if not isinstance(value, str):
             raise BadInput(f"$glob on {name!r} takes a pattern like 'docs/*.md', got {value!r}")
+        if len(value.encode("utf-8", "replace")) > _LONGEST_PATTERN:
+            raise BadInput(f"$glob on {name!r}: the pattern has {len(value):,} characters, too many to match")
+        _encodable(name, value)
         return having(" AND typeof(value)='text' AND value GLOB ?", value)
     if op == "$not":
         if not isinstance(value, Mapping) or not value:
@@ -111,12 +128,20 @@ def _operator(name: str, op: str, value: Any, parameters: list[Any], depth: int)
         if depth > _DEEPEST:
             raise BadInput(f"a filter may nest {_DEEPEST} levels deep")
         inner = [_operator(name, inner_op, item, parameters, depth + 1) for inner_op, item in value.items()]
-        return f"NOT ({' AND '.join(inner)})"
+        return f"NOT ({_joined(inner, ' AND ')})"
     raise BadInput(f"unknown operator {op!r} on {name!r}; operators are {', '.join(_OPERATORS)}")
+
+
+def _encodable(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"the filter on {name!r} is not valid Unicode: {text!r:.80}") from None
 
 
 def _type(name: str, op: str, value: Any) -> str:
     if isinstance(value, str):
+        _encodable(name, value)
         return "='text'"
     if isinstance(value, bool | int | float):
         if isinstance(value, float) and not math.isfinite(value):

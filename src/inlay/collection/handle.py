@@ -16,12 +16,13 @@ from inlay.collection.lock import WriterLock
 from inlay.collection.pending import fill
 from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, StoredSpace, stored_spaces
 from inlay.collection.writer import Writer
-from inlay.errors import BadInput, Corrupt, InlayError, Locked, SpaceMismatch
+from inlay.errors import BadInput, InlayError, Locked, SpaceMismatch
+from inlay.io import sync_folder
 from inlay.types import Space, SpaceMap
 
 __all__ = ["Handle"]
 
-DEFAULT_ENCODER = "numen?dim=4096&output=sparse"  # the best that needs no download
+DEFAULT_ENCODER = "numen?dim=8192&output=sparse"  # the best that needs no download
 
 
 class Handle:
@@ -92,6 +93,7 @@ class Handle:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            sync_folder(self.path.parent)
         except OSError as error:
             raise BadInput(f"cannot make a collection at {self.path}: {error.strerror or error}") from error
 
@@ -212,13 +214,11 @@ class Handle:
                 if not self._lock.held:
                     self._catalog.pin()
                 try:
-                    self._state = Snapshot(self._catalog, self.path)
+                    self._state = Snapshot(self._catalog, self.path, patient=attempt < 19 and not self._lock.held)
                     break
-                except FileNotFoundError as error:
+                except FileNotFoundError:
                     # A compaction unlinked a segment between our reading its name and opening it.
                     self._catalog.unpin()
-                    if attempt == 19 or self._lock.held:
-                        raise Corrupt(f"{error.filename} is missing. Run: inlay doctor {self.path}") from None
         assert self._state is not None
         return self._state
 

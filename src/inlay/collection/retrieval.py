@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,20 +11,15 @@ from inlay.collection.compaction import compact
 from inlay.collection.pending import keep
 from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, embeddable
 from inlay.errors import BadInput, Locked, SpaceMismatch
-from inlay.search.fusion import Found, Fusion, reciprocal_rank, union
+from inlay.search.fusion import Found, Fused, fuse, union
 from inlay.types import Hit, Sparse
 
 if TYPE_CHECKING:
     from inlay.collection.collection import Collection
 
-__all__ = ["fuse", "search"]
+__all__ = ["search"]
 
-DEPTH = 100  # candidates per space, at least; measured: deeper lists do not change the fused top ten
-
-
-def fuse(lists: Mapping[str, Found]) -> Found:
-    """The default fusion."""
-    return reciprocal_rank(lists)
+DEPTH = 100  # candidates of each space, at least
 
 
 def search(
@@ -37,7 +32,6 @@ def search(
     per: str,
     vector: Any,
     rerank: int,
-    fusion: Fusion = fuse,
 ) -> list[Hit]:
     """See `Collection.search`."""
     _check(query, k, mode, per, vector, rerank)
@@ -59,17 +53,19 @@ def search(
                 lists[DENSE], made = _embed_candidates(c, snapshot, row, lists, depth, rerank)
                 snapshot = c._snapshot
         shown = {DENSE: lists[DENSE]} if mode == "dense" else lists
-        chunks, scores = fusion(shown) if len(shown) > 1 else next(iter(shown.values()))
-        if per == "chunk" or all(len(found[0]) < depth for found in lists.values()):
+        if len(shown) > 1:
+            found = fuse(LEXICAL, DENSE, shown, c._dense_encoder())
+        else:
+            found = Fused(*next(iter(shown.values())), {})
+        if per == "chunk" or all(len(ids) < depth for ids, _ in lists.values()):
             break
         # Several passages of one document count once: look deeper until k documents are found.
-        documents = snapshot.documents_of(chunks)
+        documents = snapshot.documents_of(found.ids)
         if len(set(documents.values())) >= k:
             break
         depth *= 4
-    if per == "document":
-        chunks, scores = _best_of_document(snapshot, chunks, scores)
-    return _hits(snapshot, chunks[:k], scores[:k], lists, made)
+    best = _best_of_documents(snapshot, found.ids, k) if per == "document" else range(min(k, len(found.ids)))
+    return _hits(snapshot, found, list(best), lists, made)
 
 
 def _check(query: Any, k: Any, mode: Any, per: Any, vector: Any, rerank: Any) -> None:
@@ -186,37 +182,33 @@ def _score(query: np.ndarray, row: np.ndarray, metric: str) -> float:
     return -float(((query - row) ** 2).sum()) if metric == "l2" else float(query @ row)
 
 
-def _best_of_document(snapshot: Snapshot, chunks: np.ndarray, scores: np.ndarray) -> Found:
+def _best_of_documents(snapshot: Snapshot, chunks: np.ndarray, k: int) -> list[int]:
+    """Positions of the best chunk of each of the first k documents."""
     documents = snapshot.documents_of(chunks)
-    seen: set[int] = set()
-    keep = []
+    first: dict[int, int] = {}
     for i, chunk in enumerate(chunks.tolist()):
-        # A chunk without a document: another process deleted it before this search took the right to write.
-        document = documents.get(chunk)
-        if document is not None and document not in seen:
-            seen.add(document)
-            keep.append(i)
-    return chunks[keep], scores[keep]
+        first.setdefault(documents[chunk], i)
+    return list(first.values())[:k]
 
 
 def _hits(
-    snapshot: Snapshot, chunks: np.ndarray, scores: np.ndarray, lists: Mapping[str, Found], made: set[int]
+    snapshot: Snapshot, found: Fused, best: Sequence[int], lists: Mapping[str, Found], made: set[int]
 ) -> list[Hit]:
-    passages = snapshot.passages(chunks)
+    passages = snapshot.passages(found.ids[best])
     places = {
-        name: {chunk: (rank, score) for rank, (chunk, score) in enumerate(zip(ids.tolist(), values.tolist()), 1)}
-        for name, (ids, values) in lists.items()
+        name: {chunk: (rank, score) for rank, (chunk, score) in enumerate(zip(ids.tolist(), scores.tolist()), 1)}
+        for name, (ids, scores) in lists.items()
     }
     hits = []
-    for chunk, score in zip(chunks.tolist(), scores.tolist()):
-        p = passages.get(chunk)
-        if p is None:
-            continue
-        spaces = {
-            name: {"rank": place[chunk][0], "score": place[chunk][1]}
-            for name, place in places.items()
-            if chunk in place
-        }
+    for i in best:
+        chunk, score = int(found.ids[i]), float(found.scores[i])
+        spaces: dict[str, dict[str, float]] = {}
+        for name, place in places.items():
+            if chunk in place:
+                spaces[name] = {"rank": place[chunk][0], "score": place[chunk][1]}
+                if name in found.parts:
+                    spaces[name]["share"] = float(found.parts[name][i]) / score if score else 0.0
+        p = passages[chunk]
         hits.append(
             Hit(p.id, score, p.text, p.metadata, p.heading, p.line, p.last_line, p.number, spaces, chunk in made)
         )

@@ -14,6 +14,7 @@ from inlay.collection.catalog import Catalog
 from inlay.collection.filters import compile_filter
 from inlay.collection.segment import Segment
 from inlay.collection.views import DenseView, LexicalView, SparseView
+from inlay.errors import Corrupt
 from inlay.types import Document, Space
 
 __all__ = ["DENSE", "LEXICAL", "Passage", "Snapshot", "StoredSpace", "embeddable", "searchable", "stored_spaces"]
@@ -82,10 +83,14 @@ class Snapshot:
     Args:
         catalog: pinned, or owned by the only writer.
         folder: the collection's folder.
+        patient: raise FileNotFoundError where a segment is missing, because a compaction may just have replaced it;
+            otherwise a missing segment is a damaged one.
     """
 
-    def __init__(self, catalog: Catalog, folder: Path) -> None:
+    def __init__(self, catalog: Catalog, folder: Path, *, patient: bool = True) -> None:
         self._catalog = catalog
+        # Spaces with a segment that cannot be opened. They cannot be searched; the documents can be read all the same.
+        self.broken: dict[str, Corrupt] = {}
         self.spaces = stored_spaces(catalog)
         names = {stored.number: name for name, stored in self.spaces.items()}
         self.segments: dict[str, list[Segment]] = {name: [] for name in self.spaces}
@@ -93,13 +98,22 @@ class Snapshot:
         for space, name, rows, digest, data in catalog.all(
             "SELECT space, segment, rows, digest, data FROM segments ORDER BY rowid"
         ):
-            self.segments[names[space]].append(Segment(folder / "segments", name, rows, digest, data))
+            try:
+                self.segments[names[space]].append(Segment(folder / "segments", name, rows, digest, data))
+            except Corrupt as error:
+                self.broken[names[space]] = error
+            except FileNotFoundError as error:
+                if patient:
+                    raise
+                self.broken[names[space]] = Corrupt(f"{error.filename} is missing. Run: inlay doctor {folder}")
         dead = [row[0] for row in catalog.all("SELECT chunk FROM tombstones ORDER BY chunk")]
         self.tombstones = np.array(dead, dtype=np.int64)
         self._views: dict[str, Any] = {}
 
     def view(self, name: str) -> Any:
         """The view of a space: `LexicalView`, `DenseView` or `SparseView`."""
+        if name in self.broken:
+            raise self.broken[name]
         if name not in self._views:
             stored, segments = self.spaces[name], self.segments[name]
             if name == LEXICAL:

@@ -24,6 +24,7 @@ from inlay.collection.rows import rows_of
 from inlay.collection.segment import Stored, store, sweep
 from inlay.collection.snapshot import LEXICAL, StoredSpace, embeddable, searchable
 from inlay.errors import BadInput, SpaceMismatch
+from inlay.io import sync_folder
 from inlay.types import Chunk, Document
 
 __all__ = ["Failure", "Report", "Writer"]
@@ -87,7 +88,9 @@ class Writer:
     ) -> None:
         self._catalog, self.encoders, self._cut = catalog, encoders, cut
         self._segments = folder / "segments"
-        self._segments.mkdir(exist_ok=True)
+        if not self._segments.is_dir():
+            self._segments.mkdir(exist_ok=True)
+            sync_folder(folder)
         self.clean()
 
     def clean(self) -> int:

@@ -18,10 +18,11 @@ from inlay.kernels import tokens
 __all__ = ["ENGLISH", "Analyzer", "TermCounts"]
 
 # Words so common in English prose that they tell nothing, and the tails that splitting at an apostrophe leaves.
-ENGLISH = frozenset(
-    "a an and are as at be but by for from if in into is it its no not of on or s such t that the their then there "
-    "these they this to was were will with".split()
-)
+_WORDS = """
+a an and are as at be but by for from if in into is it its no not of on or s such t that the their then there these
+they this to was were will with
+"""
+ENGLISH = frozenset(_WORDS.split())
 
 # Characters kept of a token: beyond it are encoded blobs, which nobody types in full.
 LONGEST = 64
@@ -53,9 +54,7 @@ class Analyzer:
         stopwords: "english", any words of your own, or None to keep them all.
     """
 
-    def __init__(
-        self, stemmer: str | None = "english", stopwords: str | Iterable[str] | None = "english"
-    ) -> None:
+    def __init__(self, stemmer: str | None = "english", stopwords: str | Iterable[str] | None = "english") -> None:
         if isinstance(stopwords, str) and stopwords != "english":
             raise BadInput(f"stopwords must be 'english', None or a list of words, got {stopwords!r}")
         if stemmer is not None:
@@ -76,7 +75,11 @@ class Analyzer:
 
     def terms(self, text: str) -> list[str]:
         """The terms of one text, in order, repetitions included."""
-        return [term for term in self._stemmed(map(_fold, tokens.split(text))) if term is not None]
+        words = tokens.split(text)
+        if not text.isascii() or max(map(len, words), default=0) > LONGEST:  # what is left for `_fold` to do
+            words = list(map(_fold, words))
+        words = [word for word in words if word not in self.stopwords]
+        return words if self.stemmer is None else _stemmer(self.stemmer).stemWords(words)
 
     def count(self, texts: Sequence[str]) -> TermCounts:
         """Count the terms of many texts; agrees with `terms` on each."""

@@ -151,9 +151,7 @@ class BM25:
         self._df[columns] = left
         return self
 
-    def encode_document(
-        self, items: Sequence[str], *, batch_size: int | None = None, progress: bool = False
-    ) -> Sparse:
+    def encode_document(self, items: Sequence[str], *, batch_size: int | None = None, progress: bool = False) -> Sparse:
         """Rows of saturated term frequencies under the current statistics."""
         counts = self.analyzer.count(items)
         if not self.n_documents:

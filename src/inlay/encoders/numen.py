@@ -49,6 +49,8 @@ class Numen:
     """
 
     expensive = False
+    hybrid_share = 0.15  # what it is worth beside BM25: benchmarks/fusion.py
+    hybrid_floor = 0.0
 
     def __init__(
         self,

@@ -13,10 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inlay.evaluation.retrieval import Result, evaluate
     from inlay.evaluation.limit_set import limit, limit_with_distractors
     from inlay.evaluation.measures import Difference, Estimate, compare, estimate, mean_interval, per_query
     from inlay.evaluation.mteb import as_mteb_encoder, as_mteb_search
+    from inlay.evaluation.retrieval import Result, evaluate
     from inlay.evaluation.retrieval_set import RetrievalSet
     from inlay.evaluation.run import Run
 

@@ -68,9 +68,7 @@ def limit(
         for person in people:
             likes[person].append(thing)
     names = _names(n_documents, rng)
-    corpus = [
-        {"id": name, "title": "", "text": _sentence(name, own, fillers, rng)} for name, own in zip(names, likes)
-    ]
+    corpus = [{"id": name, "title": "", "text": _sentence(name, own, fillers, rng)} for name, own in zip(names, likes)]
     queries = {f"query_{i}": f"Who likes {thing}?" for i, thing in enumerate(asked)}
     qrels: Qrels = {f"query_{i}": {names[person]: 1 for person in people} for i, people in enumerate(relevant)}
     return RetrievalSet(corpus, queries, qrels, name=f"limit-{pattern}-{n_documents}")

@@ -128,7 +128,9 @@ def read_qrels(path: str | Path) -> Qrels:
         if number == 1 and len(fields) == 3 and not _is_integer(fields[2]):
             continue  # the header
         if len(fields) != 3 or not _is_integer(fields[2]):
-            raise BadInput(f"{path}:{number}: expected query-id, corpus-id and a whole score between tabs, got {line!r}")
+            raise BadInput(
+                f"{path}:{number}: expected query-id, corpus-id and a whole score between tabs, got {line!r}"
+            )
         grades = qrels.setdefault(fields[0], {})
         # Some sets judge a pair twice; the kinder judgment stands, whatever the order of the lines.
         grades[fields[1]] = max(int(fields[2]), grades.get(fields[1], 0))

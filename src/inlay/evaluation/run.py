@@ -47,9 +47,7 @@ class Run(dict[str, dict[str, float]]):
         return f"Run({self.name!r}, {len(self)} queries)"
 
     @classmethod
-    def of(
-        cls, neighbours: Neighbours, queries: Sequence[str], documents: Sequence[str], name: str = "inlay"
-    ) -> Run:
+    def of(cls, neighbours: Neighbours, queries: Sequence[str], documents: Sequence[str], name: str = "inlay") -> Run:
         """From what an index found.
 
         Args:

@@ -138,7 +138,7 @@ class Postings:
         if k < 1:
             raise BadInput(f"k must be at least 1, got {k}")
         if len(columns) != len(weights) or offsets[-1] != len(columns):
-            raise BadInput(f"a query needs a weight for each column, got {len(columns)} columns, {len(weights)} weights")
+            raise BadInput(f"each column needs a weight, got {len(columns)} columns and {len(weights)} weights")
         if allow is not None:
             allow = np.asarray(allow)
             if allow.dtype != np.bool_ or allow.shape != (self.n_rows,):
@@ -276,16 +276,15 @@ class Inverted:
     def search(self, queries: Any, k: int, *, allow: np.ndarray | None = None, parallel: bool = False) -> Neighbours:
         """The k rows of highest dot product with each query, among those that share a column with it."""
         queries = Sparse.of(queries)
-        return self.postings.top_many(
-            queries.indptr, queries.indices, queries.data, k, allow, parallel=parallel
-        )
+        return self.postings.top_many(queries.indptr, queries.indices, queries.data, k, allow, parallel=parallel)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the posting lists to one `.npz` file."""
         p, path = self.postings, Path(path)
         partial = path.with_name(path.name + ".partial")
         with open(partial, "wb") as file:
-            np.savez(file, indptr=p.indptr, rows=p.rows, values=p.values, dims=p.dims, n_rows=np.int64(p.n_rows))
+            arrays = {"indptr": p.indptr, "rows": p.rows, "values": p.values, "dims": np.asarray(p.dims)}
+            np.savez(file, n_rows=np.int64(p.n_rows), **arrays)  # type: ignore[arg-type]
         partial.replace(path)
 
     @classmethod

@@ -193,7 +193,7 @@ def _add_tail(
         for b in range(TILE):
             for t in range(whole, rows.shape[1]):
                 q = queries[js[a], t]
-                x = _widen(rows[at[b], t])  # type: ignore[call-arg]
+                x: np.float32 = _widen(rows[at[b], t])  # type: ignore[call-arg]
                 sums[a * TILE + b] += (q - by[b] * x) * (q - by[b] * x) if squared else q * x
 
 

@@ -23,7 +23,7 @@ _BATCH = 512
 _BLOCK = 64
 
 # Postings that are read in the time of one probe.
-_PROBE = 64
+_PROBE = 256
 
 _u = np.uint64  # a signed index would be tested for being negative, at every access
 
@@ -49,54 +49,48 @@ def transpose(indptr, columns, values, n_columns):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _worse(score, row, other_score, other_row):
-    return score < other_score or (score == other_score and row > other_row)
+def _key(score, row):
+    """Score and row as one uint64 that is higher the better: by score, then by lower row."""
+    bits = np.uint32(np.float32(score + np.float32(0)).view(np.uint32))  # adding 0 makes -0.0 equal to 0.0
+    bits ^= np.uint32(0xFFFFFFFF) if bits >> np.uint32(31) else np.uint32(0x80000000)
+    return (np.uint64(bits) << np.uint64(32)) | (np.uint64(0xFFFFFFFF) - np.uint64(row))
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _sink(scores, rows, size, score, row):
-    """Put an entry at the root of a heap whose root is its worst, and let it sink to its place."""
-    at = 0
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        if child + 1 < size and _worse(scores[child + 1], rows[child + 1], scores[child], rows[child]):
-            child += 1
-        if not _worse(scores[child], rows[child], score, row):
-            break
-        scores[at], rows[at] = scores[child], rows[child]
-        at = child
-    scores[at], rows[at] = score, row
+def _score(key):
+    bits = np.uint32(key >> np.uint64(32))
+    bits ^= np.uint32(0x80000000) if bits >> np.uint32(31) else np.uint32(0xFFFFFFFF)
+    return np.uint32(bits).view(np.float32)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _offer(scores, rows, size, score, row):
-    """Offer a row to the best so far; returns how many there are."""
-    if size == len(scores):
-        if _worse(scores[0], rows[0], score, row):
-            _sink(scores, rows, size, score, row)
-        return size
-    at = size
-    while at > 0:
-        parent = (at - 1) >> 1
-        if not _worse(score, row, scores[parent], rows[parent]):
-            break
-        scores[at], rows[at] = scores[parent], rows[parent]
-        at = parent
-    scores[at], rows[at] = score, row
-    return size + 1
+def _row(key):
+    return np.int64(np.uint64(0xFFFFFFFF) - (key & np.uint64(0xFFFFFFFF)))
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _sort(scores, rows, size):
-    """Heap to best first, in place; what lies beyond `size` becomes −inf and −1."""
-    for last in range(size - 1, 0, -1):
-        score, row = scores[last], rows[last]
-        scores[last], rows[last] = scores[0], rows[0]
-        _sink(scores, rows, last, score, row)
-    scores[size:] = -np.inf
-    rows[size:] = -1
+def _offer(best, size, key):
+    """Offer a key to the best so far, a heap with the worst at its root; returns how many there are."""
+    if size < len(best):
+        at = size
+        while at > 0 and key < best[_u((at - 1) >> 1)]:
+            best[_u(at)] = best[_u((at - 1) >> 1)]
+            at = (at - 1) >> 1
+        best[_u(at)] = key
+        return size + 1
+    if key > best[0]:
+        at = 0
+        child = 1
+        while child < size:
+            if child + 1 < size:
+                child += best[_u(child + 1)] < best[_u(child)]
+            if key <= best[_u(child)]:
+                break
+            best[_u(at)] = best[_u(child)]
+            at = child
+            child = 2 * at + 1
+        best[_u(at)] = key
+    return size
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -185,12 +179,12 @@ def _take_batch(window, start, low, cut, allow, found, partial):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _settle(rows, impacts, weights, rest, at, until, lists, low, found, partial, n_found, slack, best, best_rows, size):
+def _settle(rows, impacts, weights, rest, at, until, lists, low, found, partial, n_found, slack, best, size):
     """Complete candidates from the lists not read and offer them; returns how many rows are best so far.
 
     Lists are probed strongest first, and a candidate is dropped as soon as what is left cannot save it.
     """
-    threshold = best[0] if size == len(best) else np.float32(0)
+    threshold = _score(best[0]) if size == len(best) else np.float32(0)
     for t in range(lists, len(weights)):
         if n_found == 0:
             break
@@ -211,15 +205,15 @@ def _settle(rows, impacts, weights, rest, at, until, lists, low, found, partial,
             kept += 1
         n_found = kept
     for c in range(n_found):
-        if partial[c] > threshold:
-            size = _offer(best, best_rows, size, partial[c], found[c])
+        if partial[c] >= threshold:  # an equal one may be a lower row: a batch need not be in order
+            size = _offer(best, size, _key(partial[c], found[c]))
             if size == len(best):
-                threshold = best[0]
+                threshold = _score(best[0])
     return size
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _maxscore(indptr, rows, impacts, n_rows, columns, weights, bounds, allow, window, found, partial, best, best_rows):
+def _maxscore(indptr, rows, impacts, n_rows, columns, weights, bounds, allow, window, found, partial, best):
     """The best rows of one query without negative contributions; returns how many there are.
 
     `window` float32 [WINDOW] is all zero before and after; `found` int64 and `partial` float32 [_BATCH] are scratch.
@@ -237,7 +231,7 @@ def _maxscore(indptr, rows, impacts, n_rows, columns, weights, bounds, allow, wi
     size = 0
     essential = lists = m
     while True:
-        threshold = best[0] * slack if size == len(best) else 0.0
+        threshold = _score(best[0]) * slack if size == len(best) else 0.0
         while essential > 0 and rest[essential - 1] <= threshold:
             essential -= 1
         low = n_rows
@@ -269,7 +263,7 @@ def _maxscore(indptr, rows, impacts, n_rows, columns, weights, bounds, allow, wi
             n_found = _take_again(rows, begun, at, lists, low, cut, allow, window, found, partial)
             size = _settle(
                 rows, impacts, weights, rest, at, until, lists, low, found, partial, n_found, slack,
-                best, best_rows, size,
+                best, size,
             )  # fmt: skip
             continue
         for start in range(0, high - low, _BATCH):
@@ -277,14 +271,14 @@ def _maxscore(indptr, rows, impacts, n_rows, columns, weights, bounds, allow, wi
             if n_found:
                 size = _settle(
                     rows, impacts, weights, rest, at, until, lists, low, found, partial, n_found, slack,
-                    best, best_rows, size,
+                    best, size,
                 )  # fmt: skip
                 if size == len(best):
-                    cut = _cut(best[0] * slack, rest[lists])
+                    cut = _cut(_score(best[0]) * slack, rest[lists])
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _exhaustive(indptr, rows, impacts, n_rows, columns, weights, allow, best, best_rows):
+def _exhaustive(indptr, rows, impacts, n_rows, columns, weights, allow, best):
     """The best rows of one query where contributions may be negative, so that no bound holds."""
     scores = np.zeros(n_rows, dtype=np.float32)
     touched = np.zeros(n_rows, dtype=np.bool_)
@@ -297,51 +291,54 @@ def _exhaustive(indptr, rows, impacts, n_rows, columns, weights, allow, best, be
     size = 0
     for row in range(n_rows):
         if touched[row] and (len(allow) == 0 or allow[row]):
-            size = _offer(best, best_rows, size, scores[row], row)
+            size = _offer(best, size, _key(scores[row], row))
     return size
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def _some_queries(
-    begin, end, indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, allow, best, best_rows
+    begin, end, indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, allow, scores, ids
 ):
+    """Fill scores and ids of queries `begin:end`."""
+    best = np.empty(scores.shape[1], dtype=np.uint64)
     window = np.zeros(WINDOW, dtype=np.float32)
     found = np.empty(_BATCH, dtype=np.int64)
     partial = np.empty(_BATCH, dtype=np.float32)
     for q in range(begin, end):
         terms = slice(offsets[q], offsets[q + 1])
         if signed[q]:
-            size = _exhaustive(
-                indptr, rows, impacts, n_rows, columns[terms], weights[terms], allow, best[q], best_rows[q]
-            )
+            size = _exhaustive(indptr, rows, impacts, n_rows, columns[terms], weights[terms], allow, best)
         else:
             size = _maxscore(
                 indptr, rows, impacts, n_rows, columns[terms], weights[terms], bounds[terms], allow,
-                window, found, partial, best[q], best_rows[q],
+                window, found, partial, best,
             )  # fmt: skip
-        _sort(best[q], best_rows[q], size)
+        best[:size].sort()
+        for i in range(size):
+            key = best[size - 1 - i]
+            scores[q, i], ids[q, i] = _score(key), _row(key)
+        scores[q, size:] = -np.inf
+        ids[q, size:] = -1
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def top_rows(indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, k, allow):
     """See `postings.top_rows`; `allow` is empty where all rows are allowed."""
     n = len(offsets) - 1
-    best, best_rows = np.empty((n, k), dtype=np.float32), np.empty((n, k), dtype=np.int64)
-    _some_queries(
-        0, n, indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, allow, best, best_rows
-    )
-    return best, best_rows
+    scores, ids = np.empty((n, k), dtype=np.float32), np.empty((n, k), dtype=np.int64)
+    _some_queries(0, n, indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, allow, scores, ids)
+    return scores, ids
 
 
 @njit(cache=True, nogil=True, boundscheck=False, parallel=True)
 def top_rows_parallel(indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, k, allow):
     """The same, with queries spread over threads."""
     n = len(offsets) - 1
-    best, best_rows = np.empty((n, k), dtype=np.float32), np.empty((n, k), dtype=np.int64)
+    scores, ids = np.empty((n, k), dtype=np.float32), np.empty((n, k), dtype=np.int64)
     share = 16
     for s in prange((n + share - 1) // share):
         _some_queries(
             s * share, min(s * share + share, n),
-            indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, allow, best, best_rows,
+            indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, allow, scores, ids,
         )  # fmt: skip
-    return best, best_rows
+    return scores, ids

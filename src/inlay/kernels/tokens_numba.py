@@ -40,7 +40,7 @@ def number_tokens(data, starts, kinds):
     offsets = np.zeros(n + 1, dtype=np.int64)
     ids = np.empty(len(data) + 1, dtype=np.int32)  # never written to the end, so never paid for
     hashes, first, last = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    text = distinct = 0
+    text, distinct = 0, 0
     while text < n:
         # The table grows between texts, out here: growing it inside would cost the loop its registers.
         room = max(1 << 15, 2 * distinct, distinct + int(starts[text + 1] - starts[text]))
@@ -79,7 +79,7 @@ def _number(data, starts, kinds, text, offsets, ids, slots, hashes, first, last,
         while i < end:
             byte = data[i]
             if byte < 128:
-                what, width = np.int64(kinds[byte]), 1
+                what, width = np.int64(kinds[byte]), np.int64(1)
             else:
                 code, width = _code_point(data, i)
                 what = np.int64(kinds[code]) if code < len(kinds) else 0

@@ -82,8 +82,6 @@ def offer(
                     if count == width:
                         cut = _compact(scores[query], ids[query], count, k, scratch)
                         count = k
-                        if not block[query, i] > cut:
-                            continue
                     scores[query, count], ids[query, count] = block[query, i], first + i
                     count += 1
         # Even a buffer that is not full knows a threshold once it holds k, and a later block may be refused by it.

@@ -123,7 +123,9 @@ def table(results: Iterable[Result]) -> str:
         "Published methods in this package, each run against its baseline on the same data. This page is made of the",
         "files in `results/` by `inlay reproduce --table`; do not edit it. `inlay reproduce NAME` runs a row again.",
         "",
-        f"{len(results)} methods: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) + ".",
+        f"{len(results)} method{'' if len(results) == 1 else 's'}: "
+        + ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        + ".",
         "",
         "| method | room | claim | paper | here | verdict | seconds |",
         "|---|---|---|---|---|---|---|",

@@ -1,8 +1,8 @@
 """Rows found: how the lists that spaces return become one answer.
 
-`reciprocal_rank` and `convex` fuse ranked lists.
+`reciprocal_rank` and `convex` fuse ranked lists; `fuse` chooses between them for a collection.
 """
 
-from inlay.search.fusion import Fusion, convex, reciprocal_rank
+from inlay.search.fusion import Found, Fused, convex, fuse, reciprocal_rank
 
-__all__ = ["Fusion", "convex", "reciprocal_rank"]
+__all__ = ["Found", "Fused", "convex", "fuse", "reciprocal_rank"]
