@@ -108,7 +108,7 @@ def test_save_and_load(tmp_path_factory, documents):
     bm25.save(path)
     again = BM25.load(path)
     assert statistics(again) == statistics(bm25)
-    assert again.spec == bm25.spec
+    assert again.settings == bm25.settings
     assert again.space == bm25.space
     assert again.encode_query(documents).data.tolist() == bm25.encode_query(documents).data.tolist()
     assert again.encode_document(documents).indices.tolist() == bm25.encode_document(documents).indices.tolist()
@@ -130,7 +130,12 @@ def test_fits_the_protocol_and_knows_its_settings():
     assert BM25().space.metric == "dot"
     assert BM25().space == BM25().space
     assert BM25().space.fingerprint != BM25(b=0.5).space.fingerprint != BM25(stemmer=None).space.fingerprint
-    json.dumps(BM25(stopwords=["x"]).spec)
+    bm25 = BM25(k1=2, stopwords=["x"])
+    name, *settings_ = json.loads(json.dumps(bm25.spec)).items()
+    assert name == ("name", "bm25")
+    assert BM25(**dict(settings_)).space == bm25.space
+    assert repr(bm25) == "BM25(k1=2.0, b=0.75, stemmer='english', stopwords=['x'])"
+    assert bm25.fit(["a cat"]).spec is None  # settings alone would not make it again
 
 
 def test_parts():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,14 @@ class Words:
         rows = np.zeros((len(items), self.dim), dtype=np.float32)
         for i, item in enumerate(items):
             for word in item.lower().split():
-                rows[i] += self._row(word)
+                rows[i] += _row(self.seed, self.dim, word)
         return rows
 
-    def _row(self, word: str) -> np.ndarray:
-        seed = zlib.crc32(f"{self.seed} {word}".encode())
-        return np.random.default_rng(seed).standard_normal(self.dim).astype(np.float32)
+
+@lru_cache(maxsize=None)
+def _row(seed: int, dim: int, word: str) -> np.ndarray:
+    rng = np.random.default_rng(zlib.crc32(f"{seed} {word}".encode()))
+    return rng.standard_normal(dim).astype(np.float32)
 
 
 class Scaled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from itertools import islice
@@ -399,7 +400,7 @@ class Collection(Handle):
                 "documents": len(snapshot),
                 "passages": snapshot.chunks(),
                 "deleted_rows": len(snapshot.tombstones),
-                "bytes": sum(map(_size, self.path.rglob("*"))),
+                "bytes": sum(_size(os.path.join(top, name)) for top, _, names in os.walk(self.path) for name in names),
                 "spaces": spaces,
                 "settings": dict(self.settings),
             }
@@ -414,12 +415,15 @@ class Collection(Handle):
         from inlay.collection.doctor import verify
 
         with self._mutex:
-            for attempt in range(20):
+            for _ in range(20):
                 self.refresh()
                 version = self._catalog.one("PRAGMA data_version")
                 if not self._lock.held:
                     self._catalog.pin()
-                problems = verify(self._catalog, self.path, progress=progress)
+                try:
+                    problems = verify(self._catalog, self.path, progress=progress)
+                except FileNotFoundError as error:
+                    problems = [f"{error.filename} is missing"]
                 self._catalog.unpin()
                 # A writer replaces segments while we read them: what is missing then was merely compacted.
                 if not problems or self._catalog.one("PRAGMA data_version") == version:
@@ -447,9 +451,9 @@ class Collection(Handle):
             return f"<Collection {str(self.path)!r}: {size}; {spaces}>"
 
 
-def _size(path: Path) -> int:
+def _size(path: str) -> int:
     try:
-        return path.stat().st_size if path.is_file() else 0
+        return os.path.getsize(path)
     except FileNotFoundError:
         return 0  # a writer was quicker
 

@@ -6,6 +6,7 @@ synchronisation goes on where it stopped.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,8 +65,10 @@ def sync(
     from inlay.documents import walk
 
     started = time.perf_counter()
+    if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+        raise BadInput(f"a folder is a non-empty string or a Path, got {folder!r}")
     root = Path(folder)
-    if not root.exists():
+    if not os.path.exists(root):
         raise BadInput(f"there is no file or folder {root}")
     report = SyncReport()
     catalog = collection._catalog

@@ -55,8 +55,7 @@ class Handle:
         self._mode, self._map = mode, space_map
         self._mutex = threading.RLock()
         self._closed = False
-        fresh = not (self.path / "catalog.sqlite").exists()
-        if fresh:
+        if not os.path.exists(self.path / "catalog.sqlite"):
             self._make_folder(mode)
         self._catalog = Catalog(self.path / "catalog.sqlite", create=mode == "a")
         self._lock = WriterLock(self.path)
@@ -84,14 +83,14 @@ class Handle:
     def _make_folder(self, mode: str) -> None:
         if mode == "r":
             raise BadInput(f"there is no collection at {self.path}")
-        if self.path.exists() and not self.path.is_dir():
-            raise BadInput(f"{self.path} is a file; a collection is a directory")
-        if self.path.is_dir() and any(not e.name.startswith("catalog.sqlite") for e in self.path.iterdir()):
-            raise BadInput(
-                f"{self.path} is a folder with other things in it, not a collection. To search a folder: "
-                f"inlay search QUERY {self.path}; to make a collection, name a new directory"
-            )
         try:
+            if self.path.exists() and not self.path.is_dir():
+                raise BadInput(f"{self.path} is a file; a collection is a directory")
+            if self.path.is_dir() and any(not e.name.startswith("catalog.sqlite") for e in self.path.iterdir()):
+                raise BadInput(
+                    f"{self.path} is a folder with other things in it, not a collection. To search a folder: "
+                    f"inlay search QUERY {self.path}; to make a collection, name a new directory"
+                )
             self.path.mkdir(parents=True, exist_ok=True)
             sync_folder(self.path.parent)
         except OSError as error:

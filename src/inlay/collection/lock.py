@@ -7,9 +7,10 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from inlay.errors import Locked
+from inlay.errors import InlayError, Locked
 
 __all__ = ["WriterLock"]
 
@@ -33,7 +34,10 @@ class WriterLock:
             return
         import portalocker
 
-        file = open(self._path, "a+b")  # noqa: SIM115 - kept open: the lock lives as long as the file does
+        try:
+            file = open(self._path, "a+b")  # noqa: SIM115 - kept open: the lock lives as long as the file does
+        except OSError as error:
+            raise InlayError(f"cannot write to {self._path.parent}: {error.strerror or error}") from error
         try:
             portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
         except portalocker.exceptions.LockException:
@@ -44,7 +48,8 @@ class WriterLock:
             ) from None
         self._file = file
         who = {"pid": os.getpid(), "host": socket.gethostname(), "program": sys.argv[0], "since": time.time()}
-        self._holder.write_text(json.dumps(who))
+        with suppress(OSError):  # it only serves to name the holder
+            self._holder.write_text(json.dumps(who))
 
     def holder(self) -> str:
         """Who holds the lock, in words."""
@@ -58,6 +63,7 @@ class WriterLock:
     def release(self) -> None:
         """Give the lock back."""
         if self._file is not None:
-            self._holder.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._holder.unlink(missing_ok=True)
             self._file.close()
             self._file = None

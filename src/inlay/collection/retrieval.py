@@ -9,6 +9,7 @@ import numpy as np
 
 from inlay.collection.compaction import compact
 from inlay.collection.pending import keep
+from inlay.collection.rows import encoded
 from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, embeddable
 from inlay.errors import BadInput, Locked, SpaceMismatch
 from inlay.search.fusion import Found, Fused, fuse, union
@@ -35,6 +36,8 @@ def search(
 ) -> list[Hit]:
     """See `Collection.search`."""
     _check(query, k, mode, per, vector, rerank)
+    if query is not None and not query.isascii():
+        query = query.encode("utf-8", "replace").decode()  # a lone surrogate, half of a character, matches nothing
     snapshot = c._snapshot
     mode = mode or _mode(c, snapshot, query, vector)
     allowed = snapshot.allowed(where)
@@ -112,8 +115,6 @@ def _query_row(c: Collection, snapshot: Snapshot, query: str | None, vector: Any
             raise BadInput(f"the query vector must be a list of numbers: {error}") from None
         if row.shape[0] != stored.space.dim:
             raise SpaceMismatch(f"the query vector has {row.shape[0]} dimensions, {c.path} has {stored.space.dim}")
-        if not np.isfinite(row).all():
-            raise BadInput("the query vector has NaN or infinite elements")
         row = Sparse.from_dense(row[None]) if stored.space.kind == "sparse" else row
     else:
         encoder = c._dense_encoder()
@@ -123,6 +124,8 @@ def _query_row(c: Collection, snapshot: Snapshot, query: str | None, vector: Any
         if c._map is not None:
             row = c._map.transform(row)
         row = Sparse.of(row) if stored.space.kind == "sparse" else np.asarray(row, dtype=np.float32).reshape(-1)
+    if isinstance(row, np.ndarray) and not np.isfinite(row).all():
+        raise BadInput("the query's vector has NaN or infinite elements")
     if isinstance(row, np.ndarray) and stored.space.metric == "cosine":
         norm = float(np.linalg.norm(row))
         row = row / norm if norm > 0 else row
@@ -153,7 +156,9 @@ def _embed_candidates(
     if len(missing) and encoder is not None:
         passages = snapshot.passages(missing)
         texts = [embeddable(passages[i].metadata, passages[i].heading, passages[i].text) for i in missing.tolist()]
-        vectors = np.asarray(encoder.encode_document(texts), dtype=np.float32)
+        vectors = np.asarray(encoded(encoder, texts), dtype=np.float32)
+        if vectors.shape != (len(texts), stored.space.dim) or not np.isfinite(vectors).all():
+            raise BadInput(f"{encoder!r} made rows {list(vectors.shape)} of {len(texts)} texts, or some are not finite")
         if stored.space.metric == "cosine":
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)

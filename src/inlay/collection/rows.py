@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from inlay.collection.snapshot import LEXICAL, StoredSpace
 from inlay.errors import BadInput, SpaceMismatch
 from inlay.types import Sparse
 
-__all__ = ["rows_of"]
+__all__ = ["encoded", "rows_of"]
 
 
 def rows_of(space: StoredSpace, encoder: Any, items: Any) -> dict[str, np.ndarray]:
@@ -24,8 +25,17 @@ def rows_of(space: StoredSpace, encoder: Any, items: Any) -> dict[str, np.ndarra
     """
     if space.name == LEXICAL:
         return _lexical(encoder.count(items))
-    rows = items if encoder is None else encoder.encode_document(items)
+    rows = items if encoder is None else encoded(encoder, items)
     return _dense(space, rows) if space.space.kind == "dense" else _sparse(Sparse.of(rows))
+
+
+def encoded(encoder: Any, texts: Sequence[str]) -> Any:
+    """An encoder's rows of documents, one for each: a row too few would shift all that follow."""
+    rows = encoder.encode_document(texts)
+    count = len(rows) if hasattr(rows, "__len__") else f"a {type(rows).__name__}, not"
+    if count != len(texts):
+        raise BadInput(f"{encoder!r} made {count} rows of {len(texts)} texts")
+    return rows
 
 
 def _lexical(counts: Any) -> dict[str, np.ndarray]:
@@ -56,7 +66,10 @@ def _sparse(rows: Sparse) -> dict[str, np.ndarray]:
 
 
 def _dense(space: StoredSpace, rows: Any) -> dict[str, np.ndarray]:
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    try:
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"the rows of space {space.name!r} are no numbers: {error}") from None
     if rows.ndim != 2 or rows.shape[1] != space.space.dim:
         raise SpaceMismatch(f"the space {space.name!r} has {space.space.dim} dimensions, got rows {list(rows.shape)}")
     # The sum is finite only if every element is: one pass, no temporary mask.

@@ -23,7 +23,7 @@ from inlay.collection.intake import as_json
 from inlay.collection.rows import rows_of
 from inlay.collection.segment import Stored, store, sweep
 from inlay.collection.snapshot import LEXICAL, StoredSpace, embeddable, searchable
-from inlay.errors import BadInput, SpaceMismatch
+from inlay.errors import BadInput, InlayError, SpaceMismatch
 from inlay.io import sync_folder
 from inlay.types import Chunk, Document
 
@@ -88,10 +88,13 @@ class Writer:
     ) -> None:
         self._catalog, self.encoders, self._cut = catalog, encoders, cut
         self._segments = folder / "segments"
-        if not self._segments.is_dir():
-            self._segments.mkdir(exist_ok=True)
-            sync_folder(folder)
-        self.clean()
+        try:
+            if not self._segments.is_dir():
+                self._segments.mkdir(exist_ok=True)
+                sync_folder(folder)
+            self.clean()
+        except OSError as error:
+            raise InlayError(f"cannot write to {folder}: {error.strerror or error}") from error
 
     def clean(self) -> int:
         """Remove the remains of unfinished writes."""

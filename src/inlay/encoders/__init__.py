@@ -2,7 +2,7 @@
 
 `encoder(name, **options)` makes one by name; the classes are here too.
 
-- `BM25`: term weights (sparse). `Numen`: hashed character n-grams. Neither needs a model.
+- `BM25`: term weights (sparse), over the terms an `Analyzer` makes of a text. `Numen`: hashed character n-grams. Neither needs a model.
 - `Static`: mean of token rows from a table; thousands of texts a second.
 - `Onnx`, `SentenceTransformers`: transformers on this machine.
 - `Endpoint`: any OpenAI-compatible service.
@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inlay.encoders.analysis import Analyzer
     from inlay.encoders.bm25 import BM25
     from inlay.encoders.endpoint import Endpoint
     from inlay.encoders.names import encoder
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from inlay.encoders.sentence_transformers import SentenceTransformers
     from inlay.encoders.static import Static
 
-__all__ = ["BM25", "Endpoint", "Numen", "Onnx", "SentenceTransformers", "Static", "encoder"]
+__all__ = ["BM25", "Analyzer", "Endpoint", "Numen", "Onnx", "SentenceTransformers", "Static", "encoder"]
 
 _HOME = {
+    "Analyzer": "analysis",
     "BM25": "bm25",
     "Endpoint": "endpoint",
     "Numen": "numen",

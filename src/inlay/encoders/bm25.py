@@ -26,6 +26,7 @@ import numpy as np
 
 from inlay.encoders.analysis import Analyzer, TermCounts
 from inlay.errors import BadInput, Corrupt
+from inlay.io import atomic_write
 from inlay.types import Space, Sparse
 
 __all__ = ["BM25", "idf", "saturation"]
@@ -97,17 +98,21 @@ class BM25:
         self._df = np.zeros(0, dtype=np.int64)
 
     def __repr__(self) -> str:
-        analysis = ", ".join(f"{name}={value!r}" for name, value in self.analyzer.settings.items())
-        return f"BM25(k1={self.k1}, b={self.b}, {analysis})"
+        return "BM25({})".format(", ".join(f"{name}={value!r}" for name, value in self.settings.items()))
 
     @property
-    def spec(self) -> dict[str, Any]:
-        """Keyword arguments from which `inlay.encoder` makes an encoder of the same settings, without statistics."""
-        return {"name": "bm25", "k1": self.k1, "b": self.b, **self.analyzer.settings}
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments that make a BM25 of the same settings, without statistics; JSON-ready."""
+        return {"k1": self.k1, "b": self.b, **self.analyzer.settings}
+
+    @property
+    def spec(self) -> dict[str, Any] | None:
+        """Arguments of `inlay.encoder` that make this encoder again; None once it has learnt a vocabulary."""
+        return None if self.vocabulary else {"name": "bm25", **self.settings}
 
     @property
     def space(self) -> Space:
-        settings = json.dumps(self.spec, sort_keys=True, ensure_ascii=True)
+        settings = json.dumps(self.settings, sort_keys=True, ensure_ascii=True)
         digest = hashlib.blake2b(settings.encode(), digest_size=8).hexdigest()
         return Space(kind="sparse", dim=0, metric="dot", fingerprint=f"bm25-{digest}")
 
@@ -177,16 +182,13 @@ class BM25:
         state = {
             "format": "inlay-bm25",
             "version": 1,
-            "spec": self.spec,
+            "settings": self.settings,
             "n_documents": self.n_documents,
             "total_length": self.total_length,
             "terms": list(self.vocabulary),
             "df": self._df.tolist(),
         }
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
-        partial.replace(path)
+        atomic_write(Path(path), json.dumps(state, ensure_ascii=False).encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BM25:
@@ -195,7 +197,7 @@ class BM25:
             state = json.loads(Path(path).read_text(encoding="utf-8"))
             if state["format"] != "inlay-bm25" or state["version"] != 1:
                 raise ValueError("not a BM25 file of version 1")
-            bm25 = cls(**{name: value for name, value in state["spec"].items() if name != "name"})
+            bm25 = cls(**state["settings"])
             bm25.n_documents, bm25.total_length = int(state["n_documents"]), int(state["total_length"])
             bm25.vocabulary = {str(term): i for i, term in enumerate(state["terms"])}
             bm25._df = np.array(state["df"], dtype=np.int64)

@@ -170,7 +170,9 @@ class Postings:
         bounds = np.maximum(one, other)
         signed = np.zeros(n, dtype=np.bool_)
         signed[query[np.minimum(one, other) < 0]] = True
-        order = np.lexsort((-bounds, query))
+        # By query, then by falling bound: as one integer, for bits of floats from 0 up are in the order of the floats.
+        falling = np.uint64(0xFFFFFFFF) - np.maximum(bounds, np.float32(0)).view(np.uint32)
+        order = np.argsort((query.astype(np.uint64) << np.uint64(32)) | falling, kind="stable")
         offsets = np.zeros(n + 1, dtype=np.int64)
         np.cumsum(np.bincount(query, minlength=n), out=offsets[1:])
         return offsets, columns[order], weights[order], bounds[order], signed
@@ -198,9 +200,7 @@ class Postings:
         take: Any  # which postings
         if len(columns) == 1:
             take = slice(starts[0], stops[0])
-        elif 2 * lengths.sum() > len(self.rows):
-            columns, starts = np.arange(len(self._ready)), self.indptr[:-1]
-            lengths = np.diff(self.indptr)
+        elif lengths.sum() == len(self.rows):
             take = slice(None)
         else:
             take = np.arange(lengths.sum()) + np.repeat(stops - np.cumsum(lengths), lengths)
@@ -265,12 +265,9 @@ class Inverted:
             raise BadInput(f"row {row} holds NaN or infinity; sparse rows must be finite")
         if len(rows.indices) and rows.indices.min() < 0:
             raise BadInput(f"columns must not be negative, got {rows.indices.min()}")
-        ascends = np.diff(rows.indices) > 0
-        starts = rows.indptr[1:-1]
-        ascends[starts[(starts > 0) & (starts < len(rows.indices))] - 1] = True
-        if not ascends.all():
-            row = int(np.searchsorted(rows.indptr, np.flatnonzero(~ascends)[0], side="right")) - 1
-            raise BadInput(f"columns of row {row} do not ascend; sort them and sum duplicates first")
+        unordered = _unordered(rows.indptr, rows.indices)
+        if unordered is not None:
+            raise BadInput(f"columns of row {unordered} do not ascend; sort them and sum duplicates first")
         self._pending.append(rows)
 
     def search(self, queries: Any, k: int, *, allow: np.ndarray | None = None, parallel: bool = False) -> Neighbours:
@@ -294,8 +291,10 @@ class Inverted:
             with np.load(path, allow_pickle=False) as stored:
                 indptr, rows, values, dims = (stored[name] for name in ("indptr", "rows", "values", "dims"))
                 n_rows = int(stored["n_rows"])
-            if len(rows) and not (rows.min() >= 0 and rows.max() < n_rows and (np.diff(indptr) >= 0).all()):
-                raise ValueError("rows out of range")
+            if (np.diff(indptr) < 0).any() or (len(rows) and not (rows.min() >= 0 and rows.max() < n_rows)):
+                raise ValueError("postings out of range")
+            if _unordered(indptr, rows) is not None:
+                raise ValueError("postings out of order")
             index = cls(impact)
             index._postings = Postings(indptr, rows, values, n_rows, dims=dims, weigh=impact)
         except OSError:
@@ -303,6 +302,16 @@ class Inverted:
         except Exception as error:  # what a flipped byte of a zip header can raise is a long list
             raise Corrupt(f"{path} does not hold an inverted index ({error}); build and save it again") from error
         return index
+
+
+def _unordered(indptr: np.ndarray, indices: np.ndarray) -> int | None:
+    """The first row (or column) whose indices do not ascend strictly."""
+    ascends = np.diff(indices) > 0
+    starts = indptr[1:-1]
+    ascends[starts[(starts > 0) & (starts < len(indices))] - 1] = True  # between two rows nothing is asked
+    if ascends.all():
+        return None
+    return int(np.searchsorted(indptr, np.flatnonzero(~ascends)[0], side="right")) - 1
 
 
 def _columns_of(chunks: list[Sparse]) -> Postings:

@@ -65,7 +65,7 @@ def top_rows(
         offsets: int64 [queries + 1]; query q has terms `offsets[q]:offsets[q + 1]`.
         columns: int64 [terms].
         weights: float32 [terms].
-        bounds: float32 [terms], the most that a term adds to a row, *descending within a query*.
+        bounds: float32 [terms], the most that a term adds to a row; a query searches fastest if they descend.
         signed: bool [queries], whether some term may add less than nothing; its bounds are then not relied on.
         k: how many rows.
         allow: bool [n_rows], the rows that may be found; None for all.

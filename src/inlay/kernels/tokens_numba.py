@@ -82,7 +82,7 @@ def _number(data, starts, kinds, text, offsets, ids, slots, hashes, first, last,
                 what, width = np.int64(kinds[byte]), np.int64(1)
             else:
                 code, width = _code_point(data, i)
-                what = np.int64(kinds[code]) if code < len(kinds) else 0
+                what = np.int64(kinds[code]) if code < len(kinds) else np.int64(0)
             start = i
             i += width
             if what != _WORD and what != _ALONE:
@@ -100,7 +100,7 @@ def _number(data, starts, kinds, text, offsets, ids, slots, hashes, first, last,
                     i += 1
                 else:
                     code, width = _code_point(data, i)
-                    follows = np.int64(kinds[code]) if code < len(kinds) else 0
+                    follows = np.int64(kinds[code]) if code < len(kinds) else np.int64(0)
                     if follows != _WORD and follows != _MARK:
                         break
                     for j in range(i, i + width):

@@ -1,0 +1,161 @@
+"""How encoders are learnt: sources → mining and filters → batches → a model → weighted loss terms → stages → after.
+
+`inlay train RECIPE` runs a recipe; the parts below make one. Each is small and fits the next:
+
+- rows: `Example`, `read`, `write`; `Source` and its builders in `inlay.training.sources`.
+- better rows: `mine`, `dedupe`, `decontaminate`, `consistent`.
+- batches: `Batcher` with a choice of `mixed`, `one_source`, `quota`, `by_length`; views `Prefix`, `TitleText`, `Wrap`.
+- models: `StaticBag` (a token table), `Transformer` (a local Hugging Face folder); compressed vocabulary tables.
+- losses, each a term over a `Pool` of vectors: `InfoNCE`, `EmbedMatch`, `GramMatch`, `OrderMatch`, `Listwise`,
+  `SpreadOut`, `CoSENT`; `Matryoshka` wraps one, `Sum` weighs several.
+- training: `Teacher` (vectors computed once), `Stage`, `Trainer`, `Recipe`.
+- after: `soup`, `task_arithmetic`, `slerp`, `truncate_dims`, `quantise_table`; `write_card`.
+
+Everything is plain torch (extra `train`), imported when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inlay.training.after import quantise_table, slerp, soup, task_arithmetic, truncate_dims
+    from inlay.training.batching import Batch, Batcher, by_length, mixed, one_source, quota
+    from inlay.training.cached import cached_backward
+    from inlay.training.card import write_card
+    from inlay.training.cosent import CoSENT
+    from inlay.training.distillation import EmbedMatch, GramMatch, Listwise, OrderMatch
+    from inlay.training.example import Example, read, write
+    from inlay.training.info_nce import InfoNCE, LearntScale, hardness
+    from inlay.training.matryoshka import Matryoshka
+    from inlay.training.mining import consistent, decontaminate, dedupe, mine
+    from inlay.training.models import Model
+    from inlay.training.recipe import Recipe
+    from inlay.training.scores import Pool
+    from inlay.training.sources import Source
+    from inlay.training.spread_out import SpreadOut
+    from inlay.training.static_bag import StaticBag
+    from inlay.training.tables import LowRankTable, ProductTable
+    from inlay.training.teacher import Teacher, concat
+    from inlay.training.total import Sum
+    from inlay.training.trainer import Stage, Trainer
+    from inlay.training.transformer import Transformer
+    from inlay.training.views import Prefix, TitleText, Wrap
+
+_HOMES = {
+    "Batch": "batching",
+    "Batcher": "batching",
+    "CoSENT": "cosent",
+    "EmbedMatch": "distillation",
+    "Example": "example",
+    "GramMatch": "distillation",
+    "InfoNCE": "info_nce",
+    "LearntScale": "info_nce",
+    "Listwise": "distillation",
+    "LowRankTable": "tables",
+    "Matryoshka": "matryoshka",
+    "Model": "models",
+    "OrderMatch": "distillation",
+    "Pool": "scores",
+    "Prefix": "views",
+    "ProductTable": "tables",
+    "Recipe": "recipe",
+    "Source": "sources",
+    "SpreadOut": "spread_out",
+    "Stage": "trainer",
+    "StaticBag": "static_bag",
+    "Sum": "total",
+    "Teacher": "teacher",
+    "TitleText": "views",
+    "Trainer": "trainer",
+    "Transformer": "transformer",
+    "Wrap": "views",
+    "by_length": "batching",
+    "cached_backward": "cached",
+    "concat": "teacher",
+    "consistent": "mining",
+    "decontaminate": "mining",
+    "dedupe": "mining",
+    "hardness": "info_nce",
+    "mine": "mining",
+    "mixed": "batching",
+    "one_source": "batching",
+    "quantise_table": "after",
+    "quota": "batching",
+    "read": "example",
+    "slerp": "after",
+    "soup": "after",
+    "task_arithmetic": "after",
+    "truncate_dims": "after",
+    "write": "example",
+    "write_card": "card",
+}
+
+__all__ = [
+    "Batch",
+    "Batcher",
+    "CoSENT",
+    "EmbedMatch",
+    "Example",
+    "GramMatch",
+    "InfoNCE",
+    "LearntScale",
+    "Listwise",
+    "LowRankTable",
+    "Matryoshka",
+    "Model",
+    "OrderMatch",
+    "Pool",
+    "Prefix",
+    "ProductTable",
+    "Recipe",
+    "Source",
+    "SpreadOut",
+    "Stage",
+    "StaticBag",
+    "Sum",
+    "Teacher",
+    "TitleText",
+    "Trainer",
+    "Transformer",
+    "Wrap",
+    "by_length",
+    "cached_backward",
+    "concat",
+    "consistent",
+    "decontaminate",
+    "dedupe",
+    "hardness",
+    "mine",
+    "mixed",
+    "one_source",
+    "quantise_table",
+    "quota",
+    "read",
+    "slerp",
+    "soup",
+    "task_arithmetic",
+    "truncate_dims",
+    "write",
+    "write_card",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("torch", "transformers", "tokenizers", "safetensors"):
+            raise
+        from inlay.errors import MissingExtra
+
+        raise MissingExtra("training recipes", "train") from None
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
