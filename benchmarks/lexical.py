@@ -145,7 +145,7 @@ def _durable(peer: BM25s, test: Any, sides: Callable[..., tuple[Contender, Conte
 
     def theirs() -> None:
         with tempfile.TemporaryDirectory() as scratch:
-            peer.index(test.texts).retriever.save(scratch, corpus=documents)
+            peer.index(test.texts).retriever.save(scratch, corpus=documents, show_progress=False)
             peer.search(["microstructure of the brain"])
 
     return compare(

@@ -348,7 +348,8 @@ def test_a_huge_k_costs_no_more_than_there_is(path: Path) -> None:
 
 def test_many_passages_of_one_document_do_not_crowd_out_others(path: Path) -> None:
     with inlay.open(path, encoder=False, chunk=64) as c:
-        c.add([{"id": "long", "text": "needle " * 4000}] + [{"id": f"s{i}", "text": "one needle here"} for i in range(9)])
+        c.add([{"id": "long", "text": "needle " * 4000}])
+        c.add([{"id": f"s{i}", "text": "one needle here"} for i in range(9)])
         assert {h.id for h in c.search("needle", 10)} == {"long", *(f"s{i}" for i in range(9))}
 
 
@@ -598,7 +599,8 @@ def test_vectors_that_the_user_brings(path: Path, metric: str) -> None:
             c.add(["no vector"])
         names, stored = c.vectors()
         assert names == [(f"d{i}", 0) for i in range(40)]
-        np.testing.assert_allclose(stored, rows / norm(rows, axis=1)[:, None] if metric == "cosine" else rows, atol=1e-6)
+        kept = rows / norm(rows, axis=1)[:, None] if metric == "cosine" else rows
+        np.testing.assert_allclose(stored, kept, atol=1e-6)
         assert c.verify() == []
     with inlay.open(path) as c:
         assert [h.id for h in c.search(vector=query, k=40)] == [h.id for h in found]
@@ -873,8 +875,7 @@ def test_damaged_segments_are_noticed_and_made_again(path: Path, on_disk: None, 
             folder.rmdir()
     with inlay.open(path, encoder=Words()) as c:
         with pytest.raises(Corrupt, match="inlay doctor"):
-            for q in sentences(4, 2, 3):
-                c.search(q)
+            [c.search(q) for q in sentences(4, 2, 3)]
         problems = c.verify()
         assert len(problems) == 1
         assert folder.name in problems[0]

@@ -84,7 +84,9 @@ def matches(metadata: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
 
 # -- random metadata and filters -----------------------------------------------------------------------------------
 
-HOSTILE = ["a'b", 'a"b', "a;b", "'; DROP TABLE documents; --", "a`b", "a?1", "?", ":x", "a b", "%", "_", "[a]", "ü", "😀"]
+HOSTILE = [
+    "a'b", 'a"b', "a;b", "'; DROP TABLE documents; --", "a`b", "a?1", "?", ":x", "a b", "%", "_", "[a]", "ü", "😀",
+]  # fmt: skip
 NAMES = ["a", "b", "c", "a.b", "a.b.c", "b.c", "doc", "name", "value", *HOSTILE]
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4)
 numbers = st.integers(-3, 3) | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -113,10 +115,12 @@ def conditions(depth: int = 2) -> Any:
 
 filters = st.recursive(
     st.dictionaries(names, st.none() | scalars | conditions(), max_size=3),
-    lambda inner: st.dictionaries(
-        st.sampled_from(["$and", "$or", "$nor"]), st.lists(inner, min_size=1, max_size=3), min_size=1, max_size=2
-    )
-    | st.fixed_dictionaries({"$not": inner}),
+    lambda inner: (
+        st.dictionaries(
+            st.sampled_from(["$and", "$or", "$nor"]), st.lists(inner, min_size=1, max_size=3), min_size=1, max_size=2
+        )
+        | st.fixed_dictionaries({"$not": inner})
+    ),
     max_leaves=4,
 )
 

@@ -59,8 +59,8 @@ class Space:
 class Sparse:
     """Rows with few non-zeros, in compressed sparse row form.
 
-    The attribute names are scipy's, so a `scipy.sparse.csr_array` can be given wherever a `Sparse` is taken; inlay's
-    core has its own so that it need not carry scipy. `Sparse.of(x)` accepts either.
+    The attribute names are scipy's, so a `scipy.sparse.csr_array` can be given wherever a `Sparse` is taken; importing
+    scipy's takes longer than a cold search, so inlay has its own. `Sparse.of(x)` accepts either.
 
     Args:
         indptr: int64 [n + 1], where row i spans `indptr[i]:indptr[i + 1]`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ class Words:
         return rows
 
 
-@lru_cache(maxsize=None)
+@cache
 def _row(seed: int, dim: int, word: str) -> np.ndarray:
     rng = np.random.default_rng(zlib.crc32(f"{seed} {word}".encode()))
     return rng.standard_normal(dim).astype(np.float32)

@@ -186,9 +186,11 @@ def _set(trap: _Trap) -> None:
             return trap.around("SQL", super().executemany)(*args, **kwargs)
 
     apsw.Connection = Connection
-    inlay.io.open = lambda *args, **kwargs: (  # type: ignore[attr-defined]
-        _File(open(*args, **kwargs), trap) if "w" in str(args[1:]) or "x" in str(args[1:]) else open(*args, **kwargs)
-    )
+
+    def cut_off(path: Any, mode: str) -> Any:
+        return open(path, mode) if "r" in mode else _File(open(path, mode), trap)
+
+    inlay.io.open = cut_off  # type: ignore[attr-defined]
 
 
 # -- the process ---------------------------------------------------------------------------------------------------

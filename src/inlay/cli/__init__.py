@@ -137,7 +137,7 @@ def suggestion(name: str) -> str:
     import shlex
     from difflib import get_close_matches
 
-    near = get_close_matches(name.lower(), COMMANDS, n=1, cutoff=0.5)
+    near = get_close_matches(name.lower(), COMMANDS, n=1, cutoff=0.7)
     if near:
         return f"Did you mean 'inlay {near[0]}'?"
     return f"To search for it: inlay search {shlex.quote(name)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -65,11 +67,11 @@ def command(
     where = both(parse(conditions), globs(include, exclude))
     options: dict[str, Any] = {"where": where, "mode": mode, "k": limit}
     place = locate(path)
-    hits = _search(query, place, options, encoder=encoder, sync=not no_sync)
+    hits, place = _search(query, place, options, encoder=encoder, sync=not no_sync)
     if not hits and place.within and not place.alone and not no_sync and not _covers(place):
         # The index of the folder round it leaves this part out (.gitignore, say), yet it was asked for by name.
         place = locate(path, own=True)
-        hits = _search(query, place, options, encoder=encoder, sync=True)
+        hits, place = _search(query, place, options, encoder=encoder, sync=True)
 
     from inlay.cli import show
 
@@ -85,7 +87,7 @@ def command(
         ctx.exit(1)
 
 
-def _search(query: str, place: Place, options: dict[str, Any], *, encoder: str | None, sync: bool) -> list[Hit]:
+def _search(query: str, place: Place, options: dict[str, Any], *, encoder: str | None, sync: bool) -> tuple[list[Hit], Place]:
     from inlay.cli.index import open_place
     from inlay.cli.where import both
 
@@ -95,9 +97,12 @@ def _search(query: str, place: Place, options: dict[str, Any], *, encoder: str |
     with open_place(place, encoder=encoder) as collection:
         if sync and place.folder is not None:
             _refresh(collection, place)
-        return collection.search(
+        hits = collection.search(
             query, options["k"], where=both(options["where"], place.where), mode=options["mode"], per="chunk"
         )
+        # A collection that was asked for by its own name may still mirror a folder: its paths lie below that one.
+        mirrored = collection.settings.get("folder") if place.folder is None else None
+    return hits, dataclasses.replace(place, folder=Path(mirrored)) if mirrored and os.path.isdir(mirrored) else place
 
 
 def _refresh(collection: Collection, place: Place) -> None:

@@ -71,6 +71,8 @@ def _one(condition: str) -> Where:
             "so that the shell leaves it alone ('year>=2020'), or a JSON filter ('{\"year\": {\"$gte\": 2020}}')"
         )
     field, sign, text = match.groups()
+    if text[:1] in "=<>" and text:
+        raise BadInput(f"--where {condition!r}: there is no operator {sign + text[0]!r}; write >= or <=")
     operator, value = OPERATORS[sign], _value(text.strip())
     if operator == "$glob":
         return {field: {operator: text.strip()}}

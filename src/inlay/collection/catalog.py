@@ -78,12 +78,10 @@ class Catalog:
             raise InlayError(f"cannot read {path}: {error.strerror or error}") from error
         if fresh and not create:
             raise BadInput(f"{path.parent} is not an inlay collection (it has no {path.name})")
-        if not fresh:
-            # The one byte that page checksums cannot protect is the one that switches them on.
-            if len(header) < 100 or header[:15] != b"SQLite format 3" or header[20] != _PAGE_SUMS:
-                raise Corrupt(
-                    f"{path} is damaged: its header is not that of a catalog. Run: inlay doctor {path.parent}"
-                )
+        # The one byte that page checksums cannot protect is the one that switches them on.
+        sums = header[:15] == b"SQLite format 3" and header[20:21] == bytes([_PAGE_SUMS])
+        if not fresh and not sums:
+            raise Corrupt(f"{path} is damaged: its header is not that of a catalog. Run: inlay doctor {path.parent}")
         with self._errors():
             self.db = apsw.Connection(
                 str(path),
@@ -130,7 +128,7 @@ class Catalog:
             raise BadInput(f"the collection {self.path.parent} is closed") from None
         except apsw.IOError as error:
             # Bytes that came back wrong are damage; a disk that refuses to write is not.
-            if error.extendedresult in _MISREAD:
+            if getattr(error, "extendedresult", 0) in _MISREAD:
                 raise Corrupt(f"{self.path} is damaged ({error}). Run: inlay doctor {self.path.parent}") from error
             raise InlayError(f"cannot write {self.path} ({error}); nothing of this batch was stored") from error
         except (apsw.CorruptError, apsw.NotADBError) as error:

@@ -60,8 +60,8 @@ def open(
 class Collection(Handle):
     """Documents with their passages, vectors and indexes in one directory. Make one with `inlay.open`.
 
-    Reads see the state at opening, at the last `refresh()`, or after one's own last write. One process writes at a
-    time; any number read. A collection may be used from several threads.
+    Reads see one state: that of the first read, of the last `refresh()`, or after one's own last write. One process
+    writes at a time; any number read. A collection may be used from several threads.
     """
 
     # -- documents -----------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ class Collection(Handle):
         if vectors is None:
             if documents is None:
                 raise BadInput("nothing to add: pass documents, vectors, or both")
-            items = each(documents)
+            items: Any = each(documents)
             if ids is not None:
                 items = list(items)
                 if len(ids) != len(items):
@@ -312,7 +312,7 @@ class Collection(Handle):
         """
         with self._mutex:
             if DENSE not in self._snapshot.spaces or self._snapshot.spaces[DENSE].space.kind != "dense":
-                raise BadInput(f"{self.path} has no dense vectors")
+                raise BadInput(f"{self.path} has no dense rows to export: its encoder makes none, or sparse ones")
             chunks, rows = self._snapshot.view(DENSE).vectors()
             passages = self._snapshot.passages(chunks)
             return [(passages[c].id, passages[c].number) for c in chunks.tolist()], rows

@@ -71,6 +71,8 @@ class Handle:
         self._unsaved: dict[int, np.ndarray] = {}
         try:
             if self._catalog.get("dtype") is None:
+                if mode == "r":
+                    raise BadInput(f"{self.path} is not an inlay collection yet: whoever makes it has not finished")
                 self._found(dtype, chunk, metric)
             self._check_encoder()
             self._resume()
@@ -138,7 +140,7 @@ class Handle:
         stored = stored_spaces(self._catalog).get(DENSE)
         if stored and stored.space.fingerprint != made.space.fingerprint and self._map is None:
             raise SpaceMismatch(
-                f"{self.path} holds vectors of {stored.spec or stored.space.fingerprint}, not of {made!r}: they cannot "
+                f"{self.path} holds vectors {_origin(stored)}, not of {made!r}: they cannot "
                 "be compared. Open it without encoder=, or pass space_map= from one to the other, or index again"
             )
         self._encoder = made
@@ -258,6 +260,15 @@ class Handle:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _origin(stored: StoredSpace) -> str:
+    if stored.space.fingerprint == "given":
+        return "that were brought from outside"
+    if stored.spec is None:
+        return f"of another encoder object ({stored.space.fingerprint})"
+    name, *options = stored.spec.items()
+    return f"of {name[1]}" + (f" ({', '.join(f'{key}={value!r}' for key, value in options)})" if options else "")
 
 
 class Writing:

@@ -29,6 +29,8 @@ def each(documents: Any) -> Iterator[Any]:
         raise BadInput(f"expected a list of documents, got a single {type(documents).__name__}: put it into [ ]")
     if hasattr(documents, "to_batches"):  # pyarrow
         return (row for batch in documents.to_batches() for row in batch.to_pylist())
+    if hasattr(documents, "to_pylist"):  # an array or a batch of pyarrow's
+        return iter(documents.to_pylist())
     if hasattr(documents, "iterrows") and hasattr(documents, "to_dict"):  # pandas
         columns = [str(name) for name in documents.columns]
         return (dict(zip(columns, row)) for row in documents.itertuples(index=False, name=None))

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from inlay.errors import InlayError, Locked
 
@@ -21,7 +22,7 @@ class WriterLock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "writer.lock"
         self._holder = folder / "writer.json"
-        self._file = None
+        self._file: IO[bytes] | None = None
 
     @property
     def held(self) -> bool:

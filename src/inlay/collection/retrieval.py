@@ -110,7 +110,7 @@ def _query_row(c: Collection, snapshot: Snapshot, query: str | None, vector: Any
         raise BadInput(f"{c.path} has no vectors; search it with mode='lexical', or open it with an encoder")
     if vector is not None:
         try:
-            row = np.asarray(vector, dtype=np.float32).reshape(-1)
+            row: Any = np.asarray(vector, dtype=np.float32).reshape(-1)
         except (TypeError, ValueError) as error:
             raise BadInput(f"the query vector must be a list of numbers: {error}") from None
         if row.shape[0] != stored.space.dim:
@@ -119,7 +119,9 @@ def _query_row(c: Collection, snapshot: Snapshot, query: str | None, vector: Any
     else:
         encoder = c._dense_encoder()
         if encoder is None:
-            raise BadInput(f"the vectors of {c.path} were brought from outside: pass vector= with the query's own")
+            if stored.space.fingerprint == "given":
+                raise BadInput(f"the vectors of {c.path} were brought from outside: pass vector= with the query's own")
+            raise BadInput(f"{c.path} was made with an encoder object: open it with encoder= that same encoder")
         row = encoder.encode_query([query])
         if c._map is not None:
             row = c._map.transform(row)
@@ -192,7 +194,9 @@ def _best_of_documents(snapshot: Snapshot, chunks: np.ndarray, k: int) -> list[i
     documents = snapshot.documents_of(chunks)
     first: dict[int, int] = {}
     for i, chunk in enumerate(chunks.tolist()):
-        first.setdefault(documents[chunk], i)
+        # A chunk without a document: another process deleted it before this search took the right to write.
+        if chunk in documents:
+            first.setdefault(documents[chunk], i)
     return list(first.values())[:k]
 
 
@@ -207,6 +211,8 @@ def _hits(
     hits = []
     for i in best:
         chunk, score = int(found.ids[i]), float(found.scores[i])
+        if chunk not in passages:
+            continue
         spaces: dict[str, dict[str, float]] = {}
         for name, place in places.items():
             if chunk in place:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Source", "walk"]
 
-NEVER = frozenset({".git", ".hg", ".svn", "node_modules", "__pycache__", ".venv"})
+NEVER = frozenset({".git", ".hg", ".svn", "node_modules", "site-packages", "dist-packages", "__pycache__", ".venv"})
 IGNORE_FILES = (".gitignore", ".inlayignore")  # later lines win, so the second may overrule the first
 
 

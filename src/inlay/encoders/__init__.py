@@ -2,7 +2,8 @@
 
 `encoder(name, **options)` makes one by name; the classes are here too.
 
-- `BM25`: term weights (sparse), over the terms an `Analyzer` makes of a text. `Numen`: hashed character n-grams. Neither needs a model.
+- `BM25`: term weights (sparse), over the terms that an `Analyzer` makes of a text. `Numen`: hashed character n-grams.
+  Neither needs a model.
 - `Static`: mean of token rows from a table; thousands of texts a second.
 - `Onnx`, `SentenceTransformers`: transformers on this machine.
 - `Endpoint`: any OpenAI-compatible service.

@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     from inlay.training.scores import Pool
     from inlay.training.sources import Source
     from inlay.training.spread_out import SpreadOut
+    from inlay.training.stage import Stage
     from inlay.training.static_bag import StaticBag
     from inlay.training.tables import LowRankTable, ProductTable
     from inlay.training.teacher import Teacher, concat
     from inlay.training.total import Sum
-    from inlay.training.trainer import Stage, Trainer
+    from inlay.training.trainer import Trainer
     from inlay.training.transformer import Transformer
     from inlay.training.views import Prefix, TitleText, Wrap
 
@@ -63,7 +64,7 @@ _HOMES = {
     "Recipe": "recipe",
     "Source": "sources",
     "SpreadOut": "spread_out",
-    "Stage": "trainer",
+    "Stage": "stage",
     "StaticBag": "static_bag",
     "Sum": "total",
     "Teacher": "teacher",

@@ -136,7 +136,8 @@ class StaticBag(Model):
 
     def pooled(self, tokens: BagTokens) -> Tensor:
         """Weighted mean of the rows, [n, dim]; zero for a text without known tokens."""
-        factors = self.log_weights[tokens.ids].exp()
+        # index_select: its gradient is an index_add, several times as fast as that of indexing.
+        factors = self.log_weights.index_select(0, tokens.ids).exp()
         if self.training and self.dropout:
             factors = F.dropout(factors, self.dropout)
         total = F.embedding_bag(tokens.ids, self.table, tokens.starts, mode="sum", per_sample_weights=factors)
