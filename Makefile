@@ -20,7 +20,7 @@ run: $(VENV)/.core
 	@echo "Indexing the standard library of $$($(BIN)/python --version) ..."
 	@$(BIN)/inlay index "$(STDLIB)" --exclude test --exclude tests --exclude idlelib --exclude lib2to3
 	@for q in "parse a date out of text" "run a command and capture its output" "least recently used cache"; do \
-	  printf '\n── %s\n\n' "$$q"; $(BIN)/inlay search "$$q" "$(STDLIB)" -k 3 --no-sync --color always || exit 1; done
+	  printf '\n── %s\n\n' "$$q"; $(BIN)/inlay search "$$q" "$(STDLIB)" -k 3 --no-sync || exit 1; done
 	@printf '\nThis was the standard library of your Python. Now a folder of your own:\n\n    $(BIN)/inlay search "what you are looking for" PATH\n\nand from Python: import inlay; c = inlay.open("notes.inlay")   (docs/getting-started.md)\n'
 
 test: $(VENV)/.dev

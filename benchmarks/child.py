@@ -72,9 +72,9 @@ def peak_bytes() -> int:
 
 
 def _environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This environment, with every engine's network use and telemetry turned off."""
-    environment = dict(os.environ) | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "ANONYMIZED_TELEMETRY": "False"}
-    return environment | dict(extra or {})
+    """What the child finds: our own variables, with every engine's network use and telemetry turned off."""
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "ANONYMIZED_TELEMETRY": "False"}
+    return dict(os.environ) | offline | dict(extra or {})
 
 
 def main(target: str, arguments: str) -> None:

@@ -129,7 +129,9 @@ def first_answer(name: str, scratch: str, where: str) -> dict:
         begun = time.perf_counter()
         fused.append(store.hybrid(query, vector, 10))
         seconds.append(time.perf_counter() - begun)
-    recall = [len({ids[i] for i in best} & set(store.dense(vector, 10))) / 10 for vector, best in zip(asked, given["exact"])]
+    recall = [
+        len({ids[i] for i in best} & set(store.dense(vector, 10))) / 10 for vector, best in zip(asked, given["exact"])
+    ]
     found = [
         id in store.lexical(title, 10) if name != "chromadb" else id in store.hybrid(title, vector, 10)
         for id, title, vector in zip(ids, given["titles"], vectors)

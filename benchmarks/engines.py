@@ -53,7 +53,7 @@ class Inlay:
     @staticmethod
     def imports() -> None:
         import inlay
-        import inlay.collection  # noqa: F401
+        import inlay.collection
 
         inlay.open  # noqa: B018  - the face is lazy: touch what is used
 
@@ -84,8 +84,8 @@ class Inlay:
 class Txtai:
     """txtai: `hybrid=True, content=True`, vectors from outside, saved after indexing.
 
-    Its dense index is asked to be exact, as it would be by itself up to 5,000 documents: the lists it makes beyond find
-    fewer than half of the nearest vectors here, and take longer to build.
+    Its dense index is asked to be exact, as it is by itself up to 5,000 documents: the inverted lists it makes beyond
+    that find fewer than half of the nearest vectors here, so their time would not compare.
     """
 
     package = "txtai"
@@ -141,7 +141,7 @@ class Chroma:
 
     @staticmethod
     def imports() -> None:
-        import chromadb  # noqa: F401
+        import chromadb
         import chromadb.config  # noqa: F401
 
     def __init__(self, folder: Path) -> None:
@@ -182,7 +182,7 @@ class Lance:
 
     @staticmethod
     def imports() -> None:
-        import lancedb  # noqa: F401
+        import lancedb
         import lancedb.index
         import lancedb.rerankers  # noqa: F401
         import pyarrow  # noqa: F401

@@ -120,6 +120,7 @@ def _machine(machine: dict) -> str:
     threads = f"{machine['threads']} thread" + ("s" if machine["threads"] != 1 else "")
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, reads {machine['read_gb_per_s']} GB/s, "
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, "
+        f"reads {machine['read_gb_per_s']} GB/s, load {machine['load']} at the start, "
         f"Python {machine['python']}, {threads}; {versions}"
     )

@@ -381,6 +381,40 @@ def test_files_that_may_not_grow(tmp_path: Path) -> None:
         c.add(GOOD)
 
 
+def test_a_place_that_is_read_only(tmp_path: Path) -> None:
+    home, place = tmp_path / "home", tmp_path / "place ?#%"
+    home.mkdir()
+    place.mkdir()
+    with inlay.open(home / "c.inlay", encoder=Words(8)) as c:
+        c.add(GOOD)
+
+    def mount(*words: Any) -> bool:
+        return subprocess.run(["mount", *map(str, words)], capture_output=True, check=False).returncode == 0
+
+    if os.geteuid() != 0 or not mount("--bind", home, place):
+        pytest.skip("only root can mount a read-only file system")
+    try:
+        assert mount("-o", "remount,ro,bind", place)
+        with inlay.open(place / "c.inlay", encoder=Words(8), mode="r") as c:
+            assert len(c) == 2
+            assert c.search("good")
+            assert c.verify() == []
+            assert c.info()["documents"] == 2
+        with pytest.raises(InlayError, match="mode='r'"):
+            inlay.open(place / "c.inlay", encoder=Words(8))
+        # Somebody else writes there, and the reader keeps up.
+        with inlay.open(home / "c.inlay", encoder=Words(8)) as writer:
+            writer.add(["more"])
+            with inlay.open(place / "c.inlay", encoder=Words(8), mode="r") as c:
+                assert len(c) == 3
+                writer.add(["and more"])
+                assert len(c) == 3
+                c.refresh()
+                assert len(c) == 4
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
 # -- folders -------------------------------------------------------------------------------------------------------
 
 

@@ -48,6 +48,7 @@ COMMANDS: dict[str, Entry] = {
     "encode": Entry("Vectors", "inlay.cli.encode:command", "Turn lines of text into rows of vectors."),
     "eval": Entry("Measure", "inlay.cli.evaluate:command", "Measure retrieval quality on judged queries."),
     "reproduce": Entry("Measure", "inlay.cli.reproduce:command", "Run a published method against its baseline."),
+    "train": Entry("Measure", "inlay.cli.train:command", "Train a model by a recipe."),
     "completion": Entry("Shell", "inlay.cli.completion:command", "Print the completion script for your shell."),
 }
 

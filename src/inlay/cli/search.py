@@ -87,7 +87,9 @@ def command(
         ctx.exit(1)
 
 
-def _search(query: str, place: Place, options: dict[str, Any], *, encoder: str | None, sync: bool) -> tuple[list[Hit], Place]:
+def _search(
+    query: str, place: Place, options: dict[str, Any], *, encoder: str | None, sync: bool
+) -> tuple[list[Hit], Place]:
     from inlay.cli.index import open_place
     from inlay.cli.where import both
 

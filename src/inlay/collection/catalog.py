@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 import apsw.sqlite_extra
@@ -58,6 +59,16 @@ def _load_checksums() -> None:
     scratch.close()
 
 
+def _cannot_change(path: Path) -> bool:
+    """Whether the file is on a read-only medium, where SQLite cannot make the files that its readers share.
+
+    With a write-ahead log beside it, somebody else can write there, and a plain reader is what is wanted.
+    """
+    if not hasattr(os, "statvfs") or os.path.exists(f"{path}-wal"):
+        return False
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
 class Catalog:
     """Connection to a collection's `catalog.sqlite`.
 
@@ -83,11 +94,12 @@ class Catalog:
         if not fresh and not sums:
             raise Corrupt(f"{path} is damaged: its header is not that of a catalog. Run: inlay doctor {path.parent}")
         with self._errors():
-            self.db = apsw.Connection(
-                str(path),
-                flags=apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if fresh else 0),
-                vfs="cksmvfs",
-            )
+            if not create and _cannot_change(path):
+                name = f"file:{quote(str(path.absolute()))}?immutable=1"
+                self.db = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI, vfs="cksmvfs")
+            else:
+                new = apsw.SQLITE_OPEN_CREATE if fresh else 0
+                self.db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | new, vfs="cksmvfs")
             self.db.set_busy_timeout(_PATIENCE)
             # A writer that was killed while it made the catalog may have left a file without tables.
             blank = fresh or self.db.execute("SELECT count(*) FROM sqlite_schema").get == 0
@@ -143,7 +155,9 @@ class Catalog:
         except apsw.BusyError as error:
             raise Locked(f"{self.path} is busy: another process is writing to it") from error
         except apsw.CantOpenError as error:
-            raise InlayError(f"cannot open {self.path}: {error}") from error
+            raise InlayError(
+                f"cannot open {self.path}: {error}. If its folder cannot be written, open it with mode='r'"
+            ) from error
         except apsw.ReadOnlyError as error:
             raise InlayError(f"{self.path} cannot be written: {error}") from error
 
@@ -231,6 +245,7 @@ class Catalog:
     def verify(self) -> list[str]:
         """Every page against its checksum, and the database's own consistency check."""
         try:
+            self.db.execute("PRAGMA shrink_memory")  # look at the disk, not at the cache
             found = [row[0] for row in self.db.execute("PRAGMA integrity_check(20)")]
         except apsw.Error as error:
             return [f"{self.path.name}: {error}"]

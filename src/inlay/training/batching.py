@@ -24,6 +24,9 @@ from inlay.training.views import Rendered
 __all__ = ["Batch", "Batcher", "Choice", "Lane", "by_length", "choice", "mixed", "one_source", "quota"]
 
 
+CLASSES = ("class", "cluster")
+
+
 @dataclass(slots=True)
 class Batch:
     """B rows, each a query and 1 + K documents (the positive first), or no documents at all for plain texts.
@@ -188,8 +191,9 @@ def _choice(text: str, inner: Choice | None) -> Choice:
 class Batcher:
     """Batches without end.
 
-    Two rows with the same query, or with a positive in common, never share a batch (graded pairs may: nothing there
-    is a negative). A lane that runs out of rows that fit gives a smaller batch.
+    Two rows with the same query, or with a positive in common, never share a batch. Graded pairs may, for nothing there
+    is a negative; and rows of a class may share a positive, which is what the mask `same_class` is for.
+    A lane that runs out of rows that fit gives a smaller batch.
 
     Args:
         sources: where rows come from.
@@ -236,9 +240,10 @@ class Batcher:
                 break
             source, row = one = deck.draw()
             example = self.sources[source][row]
-            if self.sources[source].kind == "graded":
+            kind = self.sources[source].kind
+            if kind == "graded":
                 picked.append(one)
-            elif example.query in queries or any(text in positives for text in example.pos):
+            elif example.query in queries or (kind not in CLASSES and not positives.isdisjoint(example.pos)):
                 held.append(one)
             else:
                 queries.add(example.query)

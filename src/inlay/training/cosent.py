@@ -1,4 +1,4 @@
-"""CoSENT: a ranking loss for pairs with graded similarity (STS). Every pair of pairs whose gold order is known counts."""
+"""CoSENT, for pairs with graded similarity (STS): every pair of pairs whose gold order is known counts."""
 
 from __future__ import annotations
 

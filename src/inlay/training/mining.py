@@ -190,8 +190,6 @@ def consistent(
     queries = list(dict.fromkeys(example.query for example in source))
     asked = normalise(np.asarray(encoder.encode_query(queries, batch_size=batch_size, progress=progress)))
     found = nearest(asked, rows, min(top, len(documents)))
-    near: dict[str, set[str]] = {
-        query: {documents[d] for d in ids if d >= 0} for query, ids in zip(queries, found.ids)
-    }
+    near: dict[str, set[str]] = {query: {documents[d] for d in ids if d >= 0} for query, ids in zip(queries, found.ids)}
     keep: Callable[[Example], bool] = lambda example: not near[example.query].isdisjoint(example.pos)  # noqa: E731
     return source.where(keep)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class Model(nn.Module):
 
     Args:
         dim: width of the pooled row.
-        heads: name → width of further outputs, each a linear map of the pooled row ("teacher": 384).
+        heads: name → width of further outputs, each a linear map of the pooled row, without bias ("teacher": 384).
         prompts: texts put before queries and documents by `encode_query` and `encode_document`.
     """
 
@@ -61,7 +62,7 @@ class Model(nn.Module):
         if MAIN in (heads or {}):
             raise BadInput(f"a head cannot be called {MAIN!r}: that is the pooled row itself")
         self.dim = int(dim)
-        self.heads = nn.ModuleDict({name: nn.Linear(dim, width) for name, width in (heads or {}).items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(dim, width, bias=False) for name, width in (heads or {}).items()})
         self.prompts = {"query": "", "document": ""} | dict(prompts or {})
 
     def tokenize(self, items: Sequence[str | Rendered]) -> Any:
@@ -72,6 +73,10 @@ class Model(nn.Module):
         """One row for each text, [n, dim], of any length."""
         raise NotImplementedError
 
+    def save(self, folder: str | Path) -> None:
+        """Write the model so that inlay and sentence-transformers open it."""
+        raise NotImplementedError
+
     def blocks(self) -> list[nn.Module]:
         """Layers from input to output; empty where there are none."""
         return []
@@ -80,6 +85,11 @@ class Model(nn.Module):
         """Unit rows by head: `vector` [n, dim] and every named head."""
         rows = self.pooled(tokens)
         return {MAIN: unit(rows)} | {name: unit(head(rows)) for name, head in self.heads.items()}
+
+    def width(self, head: str = MAIN) -> int:
+        """How wide the rows of a head are."""
+        weight: Any = None if head == MAIN else self.heads[head].weight
+        return self.dim if head == MAIN else int(weight.shape[0])
 
     @property
     def device(self) -> torch.device:
@@ -106,7 +116,7 @@ class Model(nn.Module):
                     shown.update(len(part))
         finally:
             self.train(training)
-        width = self.dim if head == MAIN else self.heads[head].out_features
+        width = self.width(head)
         rows = np.zeros((len(checked), width), dtype=np.float32)
         if found:
             rows[order] = torch.cat(found).numpy()
@@ -116,13 +126,17 @@ class Model(nn.Module):
         self, items: Sequence[str], *, batch_size: int | None = None, progress: bool = False
     ) -> np.ndarray:
         """Rows float32 [n, dim]; the document prompt goes first."""
-        return self.encode([self.prompts["document"] + t for t in texts(items)], batch_size=batch_size, progress=progress)
+        return self._prompted("document", items, batch_size, progress)
 
     def encode_query(
         self, items: Sequence[str], *, batch_size: int | None = None, progress: bool = False
     ) -> np.ndarray:
         """Rows float32 [n, dim]; the query prompt goes first."""
-        return self.encode([self.prompts["query"] + t for t in texts(items)], batch_size=batch_size, progress=progress)
+        return self._prompted("query", items, batch_size, progress)
+
+    def _prompted(self, role: str, items: Sequence[str], batch_size: int | None, progress: bool) -> np.ndarray:
+        prompt = self.prompts[role]
+        return self.encode([prompt + text for text in texts(items)], batch_size=batch_size, progress=progress)
 
     @property
     def space(self) -> Space:
@@ -149,7 +163,7 @@ def select(model: Model, what: str) -> list[nn.Parameter]:
     for part in what.split("+") if not what.startswith("regex:") else [what]:
         chosen |= _selected(model, part.strip(), names)
     if not chosen:
-        raise BadInput(f"train={what!r} selects none of the model's {len(names)} parameters, such as {next(iter(names))}")
+        raise BadInput(f"train={what!r} selects none of the model's {len(names)} parameters, e.g. {next(iter(names))}")
     for name, parameter in names.items():
         parameter.requires_grad_(name in chosen)
     return [names[name] for name in names if name in chosen]

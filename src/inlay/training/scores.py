@@ -92,6 +92,11 @@ class Pool:
         return self._teacher
 
     @property
+    def _shape(self) -> tuple[int, int]:
+        """B and 1 + K, said outright: nothing can be inferred from a tensor without elements."""
+        return len(self.batch), len(self.batch.docs[0])
+
+    @property
     def q(self) -> Tensor:
         """Queries [B, D]."""
         return self.rows[: len(self.batch)]
@@ -99,19 +104,19 @@ class Pool:
     @property
     def d(self) -> Tensor:
         """Documents [B, 1 + K, D], the positive first; [B, 0, D] where there are only texts."""
-        return self.rows[len(self.batch) :].view(len(self.batch), -1, self.rows.shape[1])
+        return self.rows[len(self.batch) :].view(*self._shape, self.rows.shape[1])
 
     def text_numbers(self) -> tuple[Tensor, Tensor]:
         """A number for each distinct text: of queries [B], of documents [B, 1 + K]."""
         flat = [*self.batch.query, *(text for row in self.batch.docs for text in row)]
         numbers = _numbers(flat, self.rows.device)
-        return numbers[: len(self.batch)], numbers[len(self.batch) :].view(len(self.batch), -1)
+        return numbers[: len(self.batch)], numbers[len(self.batch) :].view(self._shape)
 
     def class_numbers(self) -> tuple[Tensor, Tensor]:
         """A number for each class (one of its own for None): of queries [B], of documents [B, 1 + K]."""
         flat = [*self.batch.label, *(label for row in self.batch.doc_label for label in row)]
         numbers = _numbers([object() if label is None else label for label in flat], self.rows.device)
-        return numbers[: len(self.batch)], numbers[len(self.batch) :].view(len(self.batch), -1)
+        return numbers[: len(self.batch)], numbers[len(self.batch) :].view(self._shape)
 
 
 def _numbers(values: Iterable[Hashable], device: torch.device) -> Tensor:
@@ -189,7 +194,7 @@ def same_class(pool: Pool, block: str) -> Tensor:
 
 
 def guide(eps: float = 0.0) -> Mask:
-    """Keep a cell unless the teacher finds it as near as the positive: f(cell) ≥ f(q_i, d_i0) + eps (GISTEmbed, CDE)."""
+    """Drop cells that the teacher finds as near as the positive, f(cell) ≥ f(q_i, d_i0) + eps (GISTEmbed, CDE)."""
 
     def keep(pool: Pool, block: str) -> Tensor:
         taught = pool.taught()

@@ -1,4 +1,4 @@
-"""A token table that is trained: a text is the weighted mean of its tokens' rows. Exports to `inlay.encoders.Static`."""
+"""A trained token table: a text is the weighted mean of its tokens' rows. Exports to `inlay.encoders.Static`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from inlay.encoders.static import Static
 from inlay.errors import BadInput, MissingExtra
-from inlay.training.after import quantise_table
+from inlay.training.after import quantise_table, truncate_dims
 from inlay.training.models import Model, rendered
 from inlay.training.views import Rendered
 
@@ -37,7 +37,7 @@ class BagTokens(NamedTuple):
         return BagTokens(self.ids.to(device), self.starts.to(device))
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """Tokens in all."""
         return len(self.ids)
 
@@ -86,25 +86,33 @@ class StaticBag(Model):
             raise BadInput(f"dropout must be from 0 up to 1, got {dropout}")
         self.words = None if words is None else list(words)
         self._number = {word: i for i, word in enumerate(self.words or [])}
-        self._tokenizer, self._unknown = (None, None) if tokenizer is None else _tokenizer(tokenizer)
+        self._tokenizer: Any = None
+        self._unknown: int | None = None
+        if tokenizer is not None:
+            self._tokenizer, self._unknown = _tokenizer(tokenizer)
         size = len(self.words) if self.words is not None else _size(self._tokenizer)
         start = torch.randn(size, self.dim) * self.dim**-0.5 if table is None else torch.as_tensor(table).float()
         factors = torch.ones(size) if weights is None else torch.as_tensor(weights).float()
         if start.ndim != 2 or len(start) < size or len(factors) < size:
-            raise BadInput(f"{size} tokens need as many rows and weights; got {list(start.shape)}, {list(factors.shape)}")
+            shapes = f"{list(start.shape)}, {list(factors.shape)}"
+            raise BadInput(f"{size} tokens need as many rows and weights; got {shapes}")
         self.table = nn.Parameter(start[:size].clone())
-        self.log_weights = nn.Parameter(factors[:size].clamp(min=SMALLEST).log(), requires_grad=train_weights)
-        self.train_weights, self.max_length, self.dropout = train_weights, int(max_length), float(dropout)
+        logs = factors[:size].clamp(min=SMALLEST).log()
+        self.log_weights: Tensor
+        if train_weights:
+            self.log_weights = nn.Parameter(logs)
+        else:
+            self.register_buffer("log_weights", logs)
+        self.max_length, self.dropout = int(max_length), float(dropout)
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> StaticBag:
         """Start from a folder that `inlay.encoders.Static` reads (its own, or model2vec's)."""
         static = Static.load(path)
         folder = Path(path) if (Path(path) / "model.safetensors").exists() else Path(path) / "0_StaticEmbedding"
-        words = folder / "tokens.json"
-        vocabulary: dict[str, Any] = (
-            {"words": json.loads(words.read_text("utf-8"))} if words.exists() else {"tokenizer": folder / "tokenizer.json"}
-        )
+        vocabulary: dict[str, Any] = {"tokenizer": folder / "tokenizer.json"}
+        if (folder / "tokens.json").exists():
+            vocabulary = {"words": json.loads((folder / "tokens.json").read_text(encoding="utf-8"))}
         table = static.table.astype(np.float32)
         table = table if static.mapping is None else table[static.mapping]
         return cls(table=table, weights=static.weights, **vocabulary, **options)
@@ -144,15 +152,20 @@ class StaticBag(Model):
         counts = torch.diff(tokens.starts, append=tokens.starts.new_tensor([len(tokens.ids)]))
         return total / counts.clamp(min=1)[:, None]
 
-    def export(self, *, int8: bool = False, float16: bool = False, dim: int | None = None) -> Static:
+    def export(
+        self, *, int8: bool = False, float16: bool = False, dim: int | None = None, head: str | None = None
+    ) -> Static:
         """The encoder that runs without torch.
 
         Args:
             int8: one byte a number; each row's scale goes into the token's weight.
             float16: two bytes a number.
             dim: keep the first `dim` coordinates (of a table trained for it, see `Matryoshka`).
+            head: give the rows of a head: being linear, it goes into the table.
         """
-        table = self.table.detach().cpu().numpy()[:, :dim].copy()
+        rows = self.table if head is None else self.table @ self.heads[head].weight.T  # type: ignore[operator]
+        table = rows.detach().cpu().numpy()
+        table = table.copy() if dim is None else truncate_dims(table, dim)
         weights = self.weights.detach().cpu().numpy()
         if int8:
             table, weights = quantise_table(table, weights)

@@ -52,6 +52,7 @@ class ProductTable(nn.Module):
     """
 
     codes: Tensor
+    _offsets: Tensor
 
     def __init__(self, codes: Tensor, centres: Tensor) -> None:
         super().__init__()

@@ -158,7 +158,7 @@ class Teacher:
 
 
 class Concat:
-    """Several teachers as one: normalise(concat of normalised rows), whose cosine is the mean of the teachers' cosines."""
+    """Several teachers as one: normalise(concat of normalised rows), whose cosine is the mean of their cosines."""
 
     def __init__(self, teachers: Sequence[Teaching]) -> None:
         if not teachers:

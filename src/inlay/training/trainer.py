@@ -11,11 +11,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from inlay.errors import BadInput
 from inlay.training import checkpoint
 from inlay.training.batching import Batch
 from inlay.training.cached import cached_backward, join
+from inlay.training.interruption import Interruption
 from inlay.training.models import Model, select
 from inlay.training.scores import Pool
 from inlay.training.stage import Stage
@@ -35,6 +34,8 @@ from inlay.training.stage import Stage
 __all__ = ["Report", "Trainer"]
 
 Evaluate = Callable[[Model], Mapping[str, float]]
+# A batch, its texts tokenised in parts, where each text is among those parts, and what the teacher says of it.
+Ready = tuple[Batch, list[Any], Tensor, Tensor | None]
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Trainer:
         self.report = Report()
         self.at = (0, 0)  # stage and step to do next
         self.stage_began = 0.0  # seconds of training before the present stage
-        self._asked_to_stop = False
+        self.interruption = Interruption()
 
     @property
     def path(self) -> Path:
@@ -103,14 +104,14 @@ class Trainer:
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
             self._evaluate()
         self.clock = time.monotonic() - self.report.seconds
-        with self._listening():
+        with self.interruption:
             for number in range(self.at[0], len(self.stages)):
                 self._run_stage(number, tensors)
                 tensors = None
                 self.at, self.stage_began = (number + 1, 0), self.report.seconds
         self._evaluate()
-        late = self.report.seconds >= self.budget
-        self.report.stopped = "time" if late else "finished"
+        planned = sum(stage.steps or 0 for stage in self.stages)
+        self.report.stopped = "finished" if self.report.steps == planned else "time"
         self._save(None)
         return self.report
 
@@ -140,7 +141,8 @@ class Trainer:
                 loss = self._backward(stage, batch, parts, order, taught)
                 norm = nn.utils.clip_grad_norm_(parameters, stage.clip)
                 if not torch.isfinite(norm):
-                    raise BadInput(f"stage {number + 1}, step {step + 1}: the gradient is not finite; lower lr ({lr:.3g})")
+                    at = f"stage {number + 1}, step {step + 1}"
+                    raise BadInput(f"{at}: the gradient is not finite; lower lr ({lr:.3g})")
                 optimiser.step()
                 self._count(batch, parts)
                 self.at = (number, step + 1)
@@ -154,17 +156,17 @@ class Trainer:
                 due = time.monotonic() - saved > 120 if self.checkpoint_every is None else (
                     (step + 1) % self.checkpoint_every == 0
                 )  # fmt: skip
-                if due or self._asked_to_stop:
+                if due or self.interruption.asked:
                     self._save(optimiser)
                     saved = time.monotonic()
-                if self._asked_to_stop:
+                if self.interruption.asked:
                     raise KeyboardInterrupt
 
-    def _batches(self, stage: Stage, number: int, first: int) -> Iterator[tuple[Batch, list[Any], Tensor, Tensor | None]]:
+    def _batches(self, stage: Stage, number: int, first: int) -> Iterator[Ready]:
         """Batches ready to be computed, the next one prepared while this one trains."""
         plans = stage.batcher.batches(self.seed * 1000 + number, first)
 
-        def prepare() -> tuple[Batch, list[Any], Tensor, Tensor | None]:
+        def prepare() -> Ready:
             batch = next(plans)
             size = stage.micro or len(batch.shown)
             order = longest_first([len(shown.text) for shown in batch.shown]) if stage.micro else list(range(size))
@@ -197,7 +199,7 @@ class Trainer:
     def _count(self, batch: Batch, parts: list[Any]) -> None:
         self.report.steps += 1
         self.report.rows += len(batch)
-        self.report.tokens += sum(part.count for part in parts)
+        self.report.tokens += sum(part.total for part in parts)
         self.report.seconds = time.monotonic() - self.clock
 
     def _evaluate(self) -> None:
@@ -207,7 +209,12 @@ class Trainer:
             self.model.train()
 
     def _log(self, **figures: Any) -> None:
-        line = {"stage": self.at[0], "step": self.at[1], "total": self.report.steps, "rows": self.report.rows}
+        line: dict[str, Any] = {
+            "stage": self.at[0],
+            "step": self.at[1],
+            "total": self.report.steps,
+            "rows": self.report.rows,
+        }
         line |= {"seconds": round(self.report.seconds, 3)}
         line |= {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in figures.items()}
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -243,21 +250,3 @@ class Trainer:
 
         name = stage.name or f"stage {number + 1}/{len(self.stages)}"
         return tqdm(total=stage.steps, initial=first, desc=name, unit=" steps", disable=not self.progress)
-
-    @contextmanager
-    def _listening(self) -> Iterator[None]:
-        """Ctrl-C ends the run after the present step, with a checkpoint; a second one ends it at once."""
-
-        def ask(number: int, frame: Any) -> None:
-            self._asked_to_stop = True
-            signal.signal(number, usual)
-
-        try:
-            usual = signal.signal(signal.SIGINT, ask)
-        except ValueError:  # not the main thread: signals are somebody else's
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, usual)

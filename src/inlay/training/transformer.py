@@ -35,7 +35,7 @@ class TransformerTokens(NamedTuple):
         return TransformerTokens(self.ids.to(device), self.mask.to(device), self.pool.to(device))
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """Tokens in all, padding left out."""
         return int(self.mask.sum())
 
@@ -76,13 +76,13 @@ class Transformer(Model):
             raise BadInput(f"{self.path} holds no config.json: give the folder of a Hugging Face model on this machine")
         if config and not random:
             raise BadInput("config changes the shape of the network, so it needs random=True")
-        backbone = _backbone(self.path, random, dict(config or {}))
+        backbone: Any = _backbone(self.path, random, dict(config or {}))
         settings = ModelFolder.read(self.path)
         super().__init__(backbone.config.hidden_size, heads, prompts)
         self.pooling = pooling or settings.pooling or "mean"
         if self.pooling not in POOLINGS:
             raise BadInput(f"pooling must be one of {', '.join(POOLINGS)}, got {self.pooling!r}")
-        self.backbone = backbone
+        self.backbone: Any = backbone
         if layers is not None:
             self._keep(list(layers))
         self.table = table
@@ -94,7 +94,8 @@ class Transformer(Model):
 
     def __repr__(self) -> str:
         millions = self.num_parameters() / 1e6
-        return f"Transformer({str(self.path)!r}, layers={len(self.blocks())}, dim={self.dim}, {millions:.1f}M parameters)"
+        what = f"layers={len(self.blocks())}, dim={self.dim}, {millions:.1f}M parameters"
+        return f"Transformer({str(self.path)!r}, {what})"
 
     def _stack(self) -> tuple[nn.Module, str]:
         """The module that holds the list of layers, and the list's name in it."""
@@ -186,7 +187,7 @@ class Transformer(Model):
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _backbone(path: Path, random: bool, changes: dict[str, Any]) -> nn.Module:
+def _backbone(path: Path, random: bool, changes: dict[str, Any]) -> Any:
     try:
         from transformers import AutoConfig, AutoModel
     except ImportError:
@@ -194,16 +195,14 @@ def _backbone(path: Path, random: bool, changes: dict[str, Any]) -> nn.Module:
     options: dict[str, Any] = {"local_files_only": True}
     try:
         if random:
-            return AutoModel.from_config(AutoConfig.from_pretrained(path, **options, **changes))
-        # BERT-like encoders come with a pooler that no sentence encoder uses.
-        return AutoModel.from_pretrained(path, **options, **_without_pooler(path))
+            made = AutoModel.from_config(AutoConfig.from_pretrained(path, **options, **changes))
+        else:
+            made = AutoModel.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         raise BadInput(f"cannot load {path}: {error}") from error
-
-
-def _without_pooler(path: Path) -> dict[str, Any]:
-    kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
-    return {"add_pooling_layer": False} if kind in ("bert", "roberta", "xlm-roberta", "camembert") else {}
+    if made.config.model_type in ("bert", "roberta", "xlm-roberta", "camembert", "mpnet"):
+        made.pooler = None  # a layer over [CLS] that no sentence encoder uses
+    return made
 
 
 def _tokenizer(path: Path, max_length: int) -> Any:
