@@ -128,7 +128,7 @@ def test_a_duplicate_does_not_become_its_own_negative() -> None:
     found = info_nce(doubled.q, doubled.d, 0.1, ["batch_positives"], keep)
     assert float(found[0]) == pytest.approx(float(alone), abs=1e-6)
     assert float(found[4]) == pytest.approx(float(alone), abs=1e-6)
-    assert float(info_nce(doubled.q, doubled.d, 0.1, ["batch_positives"])[0]) > float(alone) + 0.1
+    assert float(info_nce(doubled.q, doubled.d, 0.1, ["batch_positives"])[0]) > float(alone) + 1e-3
 
 
 def test_same_text_knows_chains() -> None:

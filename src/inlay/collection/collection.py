@@ -19,8 +19,8 @@ from inlay.collection.pending import fill
 from inlay.collection.settings import Settings
 from inlay.collection.snapshot import DENSE, LEXICAL, StoredSpace
 from inlay.collection.writer import Failure, Report, check_vectors
-from inlay.errors import BadInput, InlayError, SpaceMismatch
-from inlay.types import Chunk, Document, Encoder, Hit, Space, SpaceMap
+from inlay.errors import BadInput, InlayError
+from inlay.types import Document, Encoder, Hit, SpaceMap
 
 __all__ = ["Collection", "open"]
 
@@ -170,66 +170,6 @@ class Collection(Handle):
             raise BadInput(f"got {len(ids)} ids for {len(items)} documents")
         return items, rows
 
-    def _given_space(self, rows: np.ndarray) -> str:
-        """The space that brought vectors belong to, made by the first of them."""
-        stored = self._snapshot.spaces.get(DENSE)
-        if stored is None:
-            if len(self._snapshot):
-                raise SpaceMismatch(
-                    f"{self.path} has documents without vectors; vectors must come with the first documents"
-                )
-            with self._catalog.write():
-                self._new_space(DENSE, Space("dense", rows.shape[1], self._catalog.get("metric"), "given"), None)
-            self._state = None
-        elif stored.space.fingerprint != "given":
-            if len(self._snapshot) == 0 and self._asked is None:
-                # Nobody asked for the default encoder, and nothing was encoded by it: the vectors decide.
-                with self._catalog.write():
-                    for table in ("spaces", "segments", "pending"):
-                        self._catalog.run(f"DELETE FROM {table} WHERE space=?", (stored.number,))
-                self._encoder, self._state = None, None
-                return self._given_space(rows)
-            raise SpaceMismatch(
-                f"the vectors of {self.path} are made by {stored.spec or stored.space.fingerprint}; "
-                "vectors of another origin cannot be compared with them. Open a new collection with encoder=False"
-            )
-        elif stored.space.dim != rows.shape[1]:
-            raise SpaceMismatch(
-                f"the vectors have {rows.shape[1]} dimensions, those of {self.path} have {stored.space.dim}"
-            )
-        return DENSE
-
-    def _can_encode(self) -> bool:
-        stored = self._snapshot.spaces.get(DENSE)
-        if stored is not None:
-            return stored.space.fingerprint != "given"
-        made = self._dense_encoder()
-        if made is not None:
-            # An endpoint tells its dimension only once it has been asked.
-            if not made.space.dim:
-                made.encode_query(["dimension"])
-            with self._catalog.write():
-                self._new_space(DENSE, made.space, getattr(made, "spec", None))
-                # What was there before the encoder came is owed its rows.
-                self._catalog.run("INSERT INTO pending SELECT space, chunk FROM chunks, spaces WHERE name=?", (DENSE,))
-            self._state = None
-            self._resume()
-        return True
-
-    def _cut(self, document: Document) -> Sequence[Chunk]:
-        limit = self._catalog.get("chunk")
-        if limit is None or (len(document.text) <= limit and "kind" not in document.metadata):
-            return [Chunk(0, len(document.text))]
-        from inlay.documents import chunk
-
-        kind, language = document.metadata.get("kind"), document.metadata.get("language")
-        return chunk(
-            document.text,
-            kind=kind if isinstance(kind, str) else "text",
-            language=language if isinstance(language, str) else None,
-            limit=limit,
-        )
-
     def _valid(self, item: Any, name: Any, row: np.ndarray | None) -> Document:
         if row is not None:
             if not np.isfinite(row.sum(dtype=np.float64)):
@@ -336,8 +276,8 @@ class Collection(Handle):
             stored = self._snapshot.spaces.get(DENSE)
             if stored is None or not self._snapshot.pending(DENSE):
                 return 0
-            with self._writing() as writer:
-                if DENSE not in writer.encoders:
+            with self._writing():
+                if DENSE not in self._encoders():
                     raise InlayError(f"the encoder of {self.path} is not at hand: open it with encoder= to embed")
         if background:
             if self._background is None or not self._background.is_alive():
@@ -358,9 +298,9 @@ class Collection(Handle):
         ) as bar:
             while not self._stop.is_set() and (limit is None or done < limit):
                 # One batch at a time under the mutex: searches go on in between, an interrupt loses one batch.
-                with self._mutex, self._writing() as writer:
+                with self._mutex, self._writing():
                     size = 64 if limit is None else min(64, limit - done)
-                    made = fill(self._catalog, self.path, stored, writer.encoders[stored.name], size)
+                    made = fill(self._catalog, self.path, stored, self._encoders()[stored.name], size)
                     self._state = None
                     done += made
                     if not made:

@@ -135,8 +135,8 @@ def repair(catalog: Catalog, folder: Path, writer: Writer) -> list[str]:
             continue
         with catalog.write():
             catalog.many("INSERT INTO pending VALUES(?,?)", [(stored.number, int(chunk)) for chunk in missing])
-        if name in writer.encoders:
-            while fill(catalog, folder, stored, writer.encoders[name], 4096):
+        if encoder := writer.encoders().get(name):
+            while fill(catalog, folder, stored, encoder, 4096):
                 pass
         done.append(f"made {len(missing)} rows of space {name} again")
     with catalog.write():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +19,7 @@ from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, StoredSpace, sto
 from inlay.collection.writer import Writer
 from inlay.errors import BadInput, InlayError, Locked, SpaceMismatch
 from inlay.io import sync_folder
-from inlay.types import Space, SpaceMap
+from inlay.types import Chunk, Document, Space, SpaceMap
 
 __all__ = ["Handle"]
 
@@ -153,9 +154,10 @@ class Handle:
         spaces = [stored for stored in stored_spaces(self._catalog).values() if stored.number in owed]
         cheap = [stored for stored in spaces if stored.name == LEXICAL or self._is_cheap(stored)]
         if cheap:
-            with suppress(Locked), self._writing() as writer:
+            with suppress(Locked), self._writing():
+                encoders = self._encoders()
                 for stored in cheap:
-                    while fill(self._catalog, self.path, stored, writer.encoders[stored.name], 4096):
+                    while fill(self._catalog, self.path, stored, encoders[stored.name], 4096):
                         pass
 
     def _is_cheap(self, stored: StoredSpace) -> bool:
@@ -205,6 +207,78 @@ class Handle:
                 self._maker = again if again.space.fingerprint == stored.space.fingerprint else None
         return self._maker
 
+    def _encoders(self) -> dict[str, Any]:
+        """What makes rows of documents, by name of the space; a space whose encoder is not at hand is left out."""
+        found: dict[str, Any] = {LEXICAL: self._terms()}
+        stored = stored_spaces(self._catalog).get(DENSE)
+        if stored is not None and stored.space.fingerprint != "given":
+            made = self._document_encoder()
+            if made is not None:
+                found[DENSE] = made
+        return found
+
+    # -- spaces -------------------------------------------------------------------------------------------------
+
+    def _given_space(self, rows: np.ndarray) -> str:
+        """The space that brought vectors belong to, made by the first of them."""
+        stored = self._snapshot.spaces.get(DENSE)
+        if stored is None:
+            if len(self._snapshot):
+                raise SpaceMismatch(
+                    f"{self.path} has documents without vectors; vectors must come with the first documents"
+                )
+            with self._catalog.write():
+                self._new_space(DENSE, Space("dense", rows.shape[1], self._catalog.get("metric"), "given"), None)
+            self._state = None
+        elif stored.space.fingerprint != "given":
+            if len(self._snapshot) == 0 and self._asked is None:
+                # Nobody asked for the default encoder, and nothing was encoded by it: the vectors decide.
+                with self._catalog.write():
+                    for table in ("spaces", "segments", "pending"):
+                        self._catalog.run(f"DELETE FROM {table} WHERE space=?", (stored.number,))
+                self._encoder, self._state = None, None
+                return self._given_space(rows)
+            raise SpaceMismatch(
+                f"the vectors of {self.path} are made by {stored.spec or stored.space.fingerprint}; "
+                "vectors of another origin cannot be compared with them. Open a new collection with encoder=False"
+            )
+        elif stored.space.dim != rows.shape[1]:
+            raise SpaceMismatch(
+                f"the vectors have {rows.shape[1]} dimensions, those of {self.path} have {stored.space.dim}"
+            )
+        return DENSE
+
+    def _can_encode(self) -> bool:
+        stored = self._snapshot.spaces.get(DENSE)
+        if stored is not None:
+            return stored.space.fingerprint != "given"
+        made = self._dense_encoder()
+        if made is not None:
+            # An endpoint tells its dimension only once it has been asked.
+            if not made.space.dim:
+                made.encode_query(["dimension"])
+            with self._catalog.write():
+                self._new_space(DENSE, made.space, getattr(made, "spec", None))
+                # What was there before the encoder came is owed its rows.
+                self._catalog.run("INSERT INTO pending SELECT space, chunk FROM chunks, spaces WHERE name=?", (DENSE,))
+            self._state = None
+            self._resume()
+        return True
+
+    def _cut(self, document: Document) -> Sequence[Chunk]:
+        limit = self._catalog.get("chunk")
+        if limit is None or (len(document.text) <= limit and "kind" not in document.metadata):
+            return [Chunk(0, len(document.text))]
+        from inlay.documents import chunk
+
+        kind, language = document.metadata.get("kind"), document.metadata.get("language")
+        return chunk(
+            document.text,
+            kind=kind if isinstance(kind, str) else "text",
+            language=language if isinstance(language, str) else None,
+            limit=limit,
+        )
+
     # -- state ---------------------------------------------------------------------------------------------------
 
     @property
@@ -227,11 +301,11 @@ class Handle:
         if self._closed:
             raise BadInput(f"the collection {self.path} is closed")
 
-    def _writing(self) -> Writing:
+    def _writing(self, *, brief: bool = False) -> Writing:
         self._alive()
         if self._mode == "r":
             raise BadInput(f"{self.path} is open for reading only; open it with mode='a' to write")
-        return Writing(self)
+        return Writing(self, brief)
 
     def refresh(self) -> None:
         """See what others have written since opening."""
@@ -272,10 +346,11 @@ def _origin(stored: StoredSpace) -> str:
 
 
 class Writing:
-    """The right to write, for the length of a block."""
+    """The right to write. It is kept until the collection is closed, unless it is taken briefly, as by a search."""
 
-    def __init__(self, collection: Handle) -> None:
+    def __init__(self, collection: Handle, brief: bool) -> None:
         self._collection = collection
+        self._give_back = brief and not collection._lock.held
 
     def __enter__(self) -> Writer:
         c = self._collection
@@ -284,16 +359,11 @@ class Writing:
             # Others may have written since our snapshot.
             c._catalog.unpin()
             c._state = None
-        encoders: dict[str, Any] = {LEXICAL: c._terms()}
-        stored = stored_spaces(c._catalog).get(DENSE)
-        if stored is not None and stored.space.fingerprint != "given":
-            made = c._document_encoder()
-            if made is not None:
-                encoders[DENSE] = made
         if c._writer is None:
-            c._writer = Writer(c._catalog, c.path, encoders, c._cut)
-        c._writer.encoders = encoders
+            c._writer = Writer(c._catalog, c.path, c._encoders, c._cut)
         return c._writer
 
     def __exit__(self, *_: object) -> None:
-        return None
+        if self._give_back:
+            self._collection._lock.release()
+            self._collection._state = None

@@ -22,13 +22,22 @@ __all__ = ["fill", "keep", "waiting"]
 def waiting(catalog: Catalog, space: StoredSpace, limit: int) -> list[tuple[int, str]]:
     """Pending chunks of a space with the text to encode, oldest first."""
     of = searchable if space.name == LEXICAL else embeddable
-    return [
-        (chunk, of(json.loads(metadata), heading, text))
-        for chunk, metadata, heading, text in catalog.all(
-            "SELECT chunk, metadata, heading, substr(text, start + 1, stop - start) FROM pending "
-            "JOIN chunks USING(chunk) JOIN documents USING(doc) WHERE space=? ORDER BY chunk LIMIT ?",
-            (space.number, limit),
+    owed = catalog.all(
+        "SELECT chunk, doc, start, stop, heading FROM pending JOIN chunks USING(chunk) "
+        "WHERE space=? ORDER BY chunk LIMIT ?",
+        (space.number, limit),
+    )
+    # Whole texts, cut here: SQLite's substr reads a text from its start for every passage of a long document.
+    documents = {
+        doc: (json.loads(metadata), text)
+        for doc, metadata, text in catalog.all(
+            "SELECT doc, metadata, text FROM documents WHERE doc IN (SELECT value FROM json_each(?))",
+            (json.dumps(sorted({row[1] for row in owed})),),
         )
+    }
+    return [
+        (chunk, of(documents[doc][0], heading, documents[doc][1][start:stop]))
+        for chunk, doc, start, stop, heading in owed
     ]
 
 

@@ -167,7 +167,7 @@ def _embed_candidates(
         try:
             if c._mode == "r":
                 raise Locked("open for reading only")
-            with c._writing():
+            with c._writing(brief=True):
                 keep(c._catalog, c.path, stored, missing, vectors)
                 compact(c._catalog, c.path)
             c._state = None
@@ -175,7 +175,6 @@ def _embed_candidates(
             c._unsaved.update(zip(missing.tolist(), vectors))
     view = c._snapshot.view(DENSE)
     candidates = union([lists[LEXICAL], lists[DENSE]])
-    candidates = np.array(sorted(set(candidates.tolist())), dtype=np.int64)
     scores = view.scores(row, candidates)
     for i, chunk in enumerate(candidates.tolist()):
         if np.isnan(scores[i]) and chunk in c._unsaved:

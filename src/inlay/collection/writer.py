@@ -75,7 +75,8 @@ class Writer:
     Args:
         catalog: the collection's catalog.
         folder: its folder.
-        encoders: name of the space -> what makes its rows (an `Analyzer` for the lexical space).
+        encoders: gives, when rows are to be made, name of the space -> what makes them (an `Analyzer` for the
+            lexical space).
         cut: text and metadata -> chunks, for documents that bring none.
     """
 
@@ -83,7 +84,7 @@ class Writer:
         self,
         catalog: Catalog,
         folder: Path,
-        encoders: dict[str, Any],
+        encoders: Callable[[], dict[str, Any]],
         cut: Callable[[Document], Sequence[Chunk]],
     ) -> None:
         self._catalog, self.encoders, self._cut = catalog, encoders, cut
@@ -142,7 +143,8 @@ class Writer:
 
         numbers, lexical, dense, rows = [], [], [], []
         # A space without its encoder at hand (a model that was passed as an object) is owed its rows like a slow one.
-        cheap = [name for name, coder in self.encoders.items() if not getattr(coder, "expensive", False)]
+        encoders = self.encoders()
+        cheap = [name for name, coder in encoders.items() if not getattr(coder, "expensive", False)]
         eager = [name for name in cheap if name not in (LEXICAL, given)]
         lazy = [name for name in spaces if name not in cheap and name != given]
         for item in batch:
@@ -161,10 +163,10 @@ class Writer:
             chunks = np.array(numbers, dtype=np.int64)
             order = np.argsort(chunks)
             chunks = chunks[order]
-            inputs = dict.fromkeys(eager, dense) | ({LEXICAL: lexical} if LEXICAL in self.encoders else {})
+            inputs = dict.fromkeys(eager, dense) | ({LEXICAL: lexical} if LEXICAL in encoders else {})
             for name, texts in inputs.items():
                 ordered = [texts[i] for i in order.tolist()]
-                arrays = rows_of(spaces[name], self.encoders[name], ordered)
+                arrays = rows_of(spaces[name], encoders[name], ordered)
                 made.append((spaces[name], store(self._segments, {**arrays, "chunks": chunks})))
             if given is not None:
                 arrays = rows_of(spaces[given], None, np.stack(rows)[order])
