@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import inlay
 from durability.fakes import Scaled, Words
 from inlay.collection import segment as segments
+from inlay.collection.catalog import Catalog
 from inlay.encoders.analysis import Analyzer
 from inlay.encoders.bm25 import idf, saturation
 from inlay.errors import BadInput, Corrupt, InlayError, SpaceMismatch
@@ -52,9 +53,9 @@ def answers(c: inlay.Collection, query: str, k: int = 10, **how: Any) -> list[tu
 
 
 def catalog(path: Path, sql: str, *bindings: Any) -> list[tuple[Any, ...]]:
-    """Ask the catalog behind the collection's back; it is an ordinary SQLite file."""
-    with sqlite3.connect(path / "catalog.sqlite") as db:
-        return db.execute(sql, bindings).fetchall()
+    """Ask the catalog behind the collection's back; by the same SQLite, as a second one would drop our locks."""
+    with closing(Catalog(path / "catalog.sqlite", create=False)) as behind:
+        return behind.all(sql, bindings)
 
 
 # -- what goes in --------------------------------------------------------------------------------------------------

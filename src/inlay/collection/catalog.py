@@ -83,16 +83,10 @@ class Catalog:
         self._depth = 0
         try:
             fresh = not path.exists() or path.stat().st_size == 0
-            with open(os.devnull if fresh else path, "rb") as file:
-                header = file.read(100)
         except OSError as error:
             raise InlayError(f"cannot read {path}: {error.strerror or error}") from error
         if fresh and not create:
             raise BadInput(f"{path.parent} is not an inlay collection (it has no {path.name})")
-        # The one byte that page checksums cannot protect is the one that switches them on.
-        sums = header[:15] == b"SQLite format 3" and header[20:21] == bytes([_PAGE_SUMS])
-        if not fresh and not sums:
-            raise Corrupt(f"{path} is damaged: its header is not that of a catalog. Run: inlay doctor {path.parent}")
         with self._errors():
             if not create and _cannot_change(path):
                 name = f"file:{quote(str(path.absolute()))}?immutable=1"
@@ -103,6 +97,11 @@ class Catalog:
             self.db.set_busy_timeout(_PATIENCE)
             # A writer that was killed while it made the catalog may have left a file without tables.
             blank = fresh or self.db.execute("SELECT count(*) FROM sqlite_schema").get == 0
+            # The one byte that page checksums cannot protect is the one that switches them on. It is asked for through
+            # SQLite: to open and close the file ourselves would drop the locks that this process has on it.
+            if not blank and self.db.reserve_bytes("main") != _PAGE_SUMS:
+                self.db.close()
+                raise Corrupt(f"{path} is damaged: its page checksums are off. Run: inlay doctor {path.parent}")
             if blank and not create:
                 self.db.close()
                 raise BadInput(f"{path.parent} is not an inlay collection yet: whoever makes it has not finished")

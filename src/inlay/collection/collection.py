@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -111,7 +113,7 @@ class Collection(Handle):
             raise BadInput(f"on_error is 'skip' or 'raise', got {on_error!r}")
         items, rows = self._pair(documents, vectors, ids)
         total = Report()
-        with self._mutex, self._writing() as writer:
+        with self._mutex, self._writing() as writer, _without_collector():
             given = None if rows is None else self._given_space(rows)
             if rows is None and not self._can_encode():
                 raise BadInput(
@@ -396,6 +398,18 @@ def _size(path: str) -> int:
         return os.path.getsize(path)
     except FileNotFoundError:
         return 0  # a writer was quicker
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Thousands of documents and no cycles among them: the collector would search them again and again in vain."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _bar(items: Any, progress: bool) -> Any:

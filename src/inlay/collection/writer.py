@@ -11,7 +11,9 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from inlay.io import sync_folder
 from inlay.types import Chunk, Document
 
 __all__ = ["Failure", "Report", "Writer"]
+
+CHUNKS = "chunks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +133,25 @@ class Writer:
             raise BadInput(f"document {report.failed[0].id}: {report.failed[0].reason}")
         if not batch:
             return report
-        catalog = self._catalog
-        reserved, next_doc, next_chunk = next_doc, catalog.get("next_doc", 1), catalog.get("next_chunk", 1)
+        # A space without its encoder at hand (a model that was passed as an object) is owed its rows like a slow one.
+        encoders = {name: e for name, e in self.encoders().items() if not getattr(e, "expensive", False)}
+        lazy = [spaces[name] for name in spaces if name not in encoders and name != given]
+        after, next_chunk, dead = self._number(
+            batch, self._catalog.get("next_doc", 1), self._catalog.get("next_chunk", 1)
+        )
+        inputs = self._inputs(batch, encoders, given)
+        made = self._store(inputs, {name: (spaces[name], encoders.get(name)) for name in inputs if name != CHUNKS})
+        self._commit(batch, dead, made, lazy, max(after, next_doc), next_chunk)
+        report.added += sum(not item.replaces for item in batch)
+        report.updated += sum(item.replaces for item in batch)
+        return report
+
+    def _number(self, batch: Sequence[_New], next_doc: int, next_chunk: int) -> tuple[int, int, list[int]]:
+        """Give documents and passages their numbers.
+
+        Returns:
+            (next document, next chunk, chunks that are replaced).
+        """
         dead: list[int] = []
         for item in batch:
             if item.replaces:
@@ -140,38 +161,56 @@ class Writer:
                 item.numbers = list(range(next_chunk, next_chunk + len(item.chunks)))
                 item.fresh = [True] * len(item.chunks)
                 next_chunk += len(item.chunks)
+        return next_doc, next_chunk, dead
 
-        numbers, lexical, dense, rows = [], [], [], []
-        # A space without its encoder at hand (a model that was passed as an object) is owed its rows like a slow one.
-        encoders = self.encoders()
-        cheap = [name for name, coder in encoders.items() if not getattr(coder, "expensive", False)]
-        eager = [name for name in cheap if name not in (LEXICAL, given)]
-        lazy = [name for name in spaces if name not in cheap and name != given]
-        for item in batch:
-            metadata, text = item.document.metadata, item.document.text
-            for (chunk, _), number, fresh in zip(item.chunks, item.numbers, item.fresh):
-                if fresh:
-                    body = text[chunk.start : chunk.stop]
-                    numbers.append(number)
-                    lexical.append(searchable(metadata, chunk.heading, body))
-                    if eager:
-                        dense.append(embeddable(metadata, chunk.heading, body))
-                    if item.vector is not None:
-                        rows.append(item.vector)
-        made: list[tuple[StoredSpace, Stored]] = []
-        if numbers:
-            chunks = np.array(numbers, dtype=np.int64)
-            order = np.argsort(chunks)
-            chunks = chunks[order]
-            inputs = dict.fromkeys(eager, dense) | ({LEXICAL: lexical} if LEXICAL in encoders else {})
-            for name, texts in inputs.items():
-                ordered = [texts[i] for i in order.tolist()]
-                arrays = rows_of(spaces[name], encoders[name], ordered)
-                made.append((spaces[name], store(self._segments, {**arrays, "chunks": chunks})))
-            if given is not None:
-                arrays = rows_of(spaces[given], None, np.stack(rows)[order])
-                made.append((spaces[given], store(self._segments, {**arrays, "chunks": chunks})))
+    @staticmethod
+    def _inputs(batch: Sequence[_New], encoders: dict[str, Any], given: str | None) -> dict[str, Any]:
+        """What the rows of each space are made from, in order of chunk number, and these numbers under `CHUNKS`."""
+        fresh = sorted(
+            (
+                (number, item, chunk)
+                for item in batch
+                for (chunk, _), number, is_fresh in zip(item.chunks, item.numbers, item.fresh)
+                if is_fresh
+            ),
+            key=itemgetter(0),
+        )
+        inputs: dict[str, Any] = {CHUNKS: np.array([number for number, _, _ in fresh], dtype=np.int64)}
+        for name in encoders:
+            if name != given:
+                of = searchable if name == LEXICAL else embeddable
+                inputs[name] = [
+                    of(i.document.metadata, c.heading, i.document.text[c.start : c.stop]) for _, i, c in fresh
+                ]
+        if given is not None and fresh:
+            inputs[given] = np.stack([item.vector for _, item, _ in fresh if item.vector is not None])
+        return inputs
 
+    def _store(
+        self, inputs: dict[str, Any], makers: dict[str, tuple[StoredSpace, Any]]
+    ) -> list[tuple[StoredSpace, Stored]]:
+        """Make and store the segments of a batch, the spaces side by side: hashing, writing and syncing hold no GIL."""
+        chunks = inputs[CHUNKS]
+        if not len(chunks):
+            return []
+
+        def segment(name: str) -> tuple[StoredSpace, Stored]:
+            space, encoder = makers[name]
+            return space, store(self._segments, {**rows_of(space, encoder, inputs[name]), "chunks": chunks})
+
+        with ThreadPoolExecutor(len(makers)) as pool:
+            return [future.result() for future in [pool.submit(segment, name) for name in makers]]
+
+    def _commit(
+        self,
+        batch: Sequence[_New],
+        dead: Sequence[int],
+        made: Sequence[tuple[StoredSpace, Stored]],
+        lazy: Sequence[StoredSpace],
+        next_doc: int,
+        next_chunk: int,
+    ) -> None:
+        catalog = self._catalog
         with catalog.write():
             gone = [item.doc for item in batch if item.replaces]
             self._forget_fields(gone)
@@ -194,15 +233,13 @@ class Writer:
                 "INSERT OR IGNORE INTO fields VALUES(?,?,?)",
                 [(name, value, i.doc) for i in batch for name, value in flatten(i.document.metadata)],
             )
-            for name in lazy:
-                catalog.many("INSERT INTO pending VALUES(?,?)", [(spaces[name].number, n) for n in numbers])
+            fresh = [number for i in batch for number, is_fresh in zip(i.numbers, i.fresh) if is_fresh]
+            for space in lazy:
+                catalog.many("INSERT INTO pending VALUES(?,?)", [(space.number, number) for number in fresh])
             for space, stored in made:
                 catalog.run("INSERT INTO segments VALUES(?,?,?,?,?,?)", stored.record(space.number))
-            catalog.set("next_doc", max(next_doc, reserved))
+            catalog.set("next_doc", next_doc)
             catalog.set("next_chunk", next_chunk)
-        report.added += sum(not item.replaces for item in batch)
-        report.updated += sum(item.replaces for item in batch)
-        return report
 
     def _plan(
         self, documents: Sequence[Document], vectors: np.ndarray | None, replace: bool, report: Report

@@ -191,6 +191,10 @@ def _selected(model: Model, what: str, names: dict[str, nn.Parameter]) -> set[st
     held = {id(p): number for number, block in enumerate(blocks) for p in block.parameters()}
     if match[1] == "last":
         return {name for name, p in names.items() if held.get(id(p), -1) >= len(blocks) - n}
-    first = min((i for i, name in enumerate(names) if id(names[name]) in held), default=0)
-    # What comes before the first layer is the input table: frozen together with the first layers.
-    return {name for i, (name, p) in enumerate(names.items()) if (held[id(p)] >= n if id(p) in held else i > first)}
+    first = min((i for i, p in enumerate(names.values()) if id(p) in held), default=0)
+    # What stands before the first layer is the input table: frozen together with the first layers. Heads come last.
+    return {
+        name
+        for i, (name, p) in enumerate(names.items())
+        if (held[id(p)] >= n if id(p) in held else i > first or name.startswith("heads."))
+    }

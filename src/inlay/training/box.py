@@ -1,0 +1,215 @@
+"""What `inlay train box` trains: a token table, and beside it a few narrow transformer layers cut out of a teacher.
+
+A text's vector is unit(unit(mean of the layers' output) + map · unit(Σ rows of the static table)). The layers begin as
+the teacher's own with their least used heads and hidden units left out; what the missing units gave on average goes
+into the offsets. The vocabulary table below them is the teacher's at a lower rank. Both tables are shipped in 4 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from inlay.encoders.box_weights import eight_bits, four_bits, packed, write
+from inlay.errors import BadInput
+from inlay.training.models import MAIN, Model, rendered, unit
+from inlay.training.transformer import Transformer, TransformerTokens
+from inlay.training.views import Rendered
+
+__all__ = ["BoxModel", "NarrowLayer"]
+
+HEAD = 32  # width of an attention head in the teacher, and here
+
+
+class NarrowLayer(nn.Module):
+    """A post-norm transformer layer with fewer heads and hidden units than its width would ask for."""
+
+    def __init__(self, dim: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(dim, 3 * heads * HEAD), nn.Linear(heads * HEAD, dim)
+        self.up, self.down = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.after_attention, self.after_hidden = nn.LayerNorm(dim, eps=1e-12), nn.LayerNorm(dim, eps=1e-12)
+
+    def forward(self, rows: Tensor, mask: Tensor | None) -> Tensor:
+        """Rows [n, length, dim]; mask [n, 1, 1, length] is added to the scores."""
+        n, length, _ = rows.shape
+        q, k, v = self.qkv(rows).view(n, length, 3, self.heads, HEAD).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
+        rows = self.after_attention(rows + self.out(seen.transpose(1, 2).reshape(n, length, -1)))
+        return self.after_hidden(rows + self.down(F.gelu(self.up(rows), approximate="tanh")))
+
+    @torch.no_grad()
+    def copy(self, layer: Any, rows: Tensor) -> Tensor:
+        """Take the most used heads and hidden units of a BERT layer.
+
+        Args:
+            layer: the teacher's.
+            rows: what enters it, [n, length, dim], of full-length texts.
+
+        Returns:
+            What leaves the whole layer, for the next one.
+        """
+        n, length, dim = rows.shape
+        attention, output = layer.attention.self, layer.attention.output
+        maps = [attention.query, attention.key, attention.value]
+        q, k, v = (m(rows).view(n, length, -1, HEAD).transpose(1, 2) for m in maps)
+        seen = F.scaled_dot_product_attention(q, k, v)  # [n, heads, length, HEAD]
+        weight = output.dense.weight
+        per_head = weight.view(dim, -1, HEAD)
+        spread = seen - seen.mean((0, 2), keepdim=True)
+        use = torch.stack([(spread[:, h] @ per_head[:, h].T).square().mean() for h in range(seen.shape[1])])
+        kept = use.topk(self.heads).indices.sort().values
+        columns = (kept[:, None] * HEAD + torch.arange(HEAD)).flatten()
+        joined = seen.transpose(1, 2).reshape(n, length, -1)
+        self.qkv.weight.copy_(torch.cat([m.weight[columns] for m in maps]))
+        self.qkv.bias.copy_(torch.cat([m.bias[columns] for m in maps]))
+        _keep_columns(self.out, output.dense, columns, joined.mean((0, 1)))
+        middle = output.LayerNorm(output.dense(joined) + rows)
+        units = F.gelu(layer.intermediate.dense(middle))
+        use = units.flatten(0, 1).var(0) * layer.output.dense.weight.square().sum(0)
+        columns = use.topk(self.up.out_features).indices.sort().values
+        self.up.weight.copy_(layer.intermediate.dense.weight[columns])
+        self.up.bias.copy_(layer.intermediate.dense.bias[columns])
+        _keep_columns(self.down, layer.output.dense, columns, units.mean((0, 1)))
+        self.after_attention.load_state_dict(output.LayerNorm.state_dict())
+        self.after_hidden.load_state_dict(layer.output.LayerNorm.state_dict())
+        return layer.output.LayerNorm(layer.output.dense(units) + middle)
+
+
+def _keep_columns(mine: nn.Linear, theirs: nn.Linear, columns: Tensor, mean: Tensor) -> None:
+    gone = torch.ones(theirs.in_features, dtype=torch.bool)
+    gone[columns] = False
+    mine.weight.copy_(theirs.weight[:, columns])
+    mine.bias.copy_(theirs.bias + theirs.weight[:, gone] @ mean[gone])
+
+
+class BoxModel(Model):
+    """The student. Its outputs: `vector`; `static`, the table's part in the teacher's space; `tokens`, the table's own.
+
+    Args:
+        teacher: a BERT of 32-wide heads, whose vocabulary table, positions and layers it begins with.
+        texts: some texts, by which the use of heads and units is judged.
+        layers: which of the teacher's layers, from 0.
+        heads: attention heads kept in each.
+        hidden: hidden units kept in each.
+        rank: width of the vocabulary table.
+        static: rows [tokens, width] of the static table to begin with.
+        static_map: its map [width, dim] into the teacher's space.
+        half: compute in bfloat16 where training.
+    """
+
+    def __init__(
+        self, teacher: Transformer, texts: Sequence[str], *, static: Tensor, static_map: Tensor,
+        layers: Sequence[int] = (0, 5), heads: int = 6, hidden: int = 768, rank: int = 256, half: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(teacher.dim)
+        bert = teacher.backbone
+        if bert.config.hidden_size != HEAD * bert.config.num_attention_heads:
+            raise BadInput(f"the teacher's heads must be {HEAD} wide, got {bert.config}")
+        table = bert.get_input_embeddings().weight.detach()
+        if len(static) != len(table):
+            raise BadInput(f"the static table has {len(static)} rows, the teacher's vocabulary {len(table)}")
+        u, s, v = torch.linalg.svd(table, full_matrices=False)
+        root = s[:rank].sqrt()
+        self.table, self.table_map = nn.Embedding.from_pretrained(u[:, :rank] * root, False), nn.Linear(rank, self.dim, False)
+        embedded = bert.embeddings
+        with torch.no_grad():
+            self.table_map.weight.copy_((root[:, None] * v[:rank]).T)
+            places = embedded.position_embeddings.weight[: teacher.max_length]
+            self.positions = nn.Parameter(places + embedded.token_type_embeddings.weight[0])
+        self.norm = nn.LayerNorm(self.dim, eps=1e-12)
+        self.norm.load_state_dict(embedded.LayerNorm.state_dict())
+        self.static = nn.Embedding.from_pretrained(static / static.square().sum(1).mean().sqrt(), False)
+        self.static_map = nn.Linear(static.shape[1], self.dim, False)
+        self.static_map.weight.data = static_map.T.clone()
+        self.gate = nn.Parameter(torch.ones(()))
+        self.layers = nn.ModuleList(NarrowLayer(self.dim, heads, hidden) for _ in layers)
+        self.half, self.max_length = half, teacher.max_length
+        self._teacher_tokenize, self._vocabulary = teacher.tokenize, _vocabulary(teacher)
+        self._copy(bert, texts, layers)
+
+    @torch.no_grad()
+    def _copy(self, bert: Any, texts: Sequence[str], layers: Sequence[int]) -> None:
+        length = 24
+        ids = [row[:length] for row in self._teacher_tokenize(texts).ids if int(row[length - 1])]
+        if not ids:
+            raise BadInput(f"none of the {len(texts)} texts given has {length} tokens")
+        rows = bert.embeddings(input_ids=torch.stack(ids[:256]))
+        wanted = dict(zip(layers, self.layers))
+        for number, layer in enumerate(bert.encoder.layer):
+            if number in wanted:
+                rows = wanted[number].copy(layer, rows)  # type: ignore[operator]
+            else:
+                found = layer(rows)
+                rows = found[0] if isinstance(found, tuple) else found
+
+    def __repr__(self) -> str:
+        return f"BoxModel(layers={len(self.layers)}, dim={self.dim}, static={self.static.weight.shape[1]})"
+
+    def blocks(self) -> list[nn.Module]:
+        """The layers."""
+        return list(self.layers)
+
+    def tokenize(self, items: Sequence[str | Rendered]) -> TransformerTokens:
+        """Tokens as the teacher has them."""
+        held, _ = rendered(items)
+        tokens: TransformerTokens = self._teacher_tokenize(held)
+        return tokens
+
+    def forward(self, tokens: TransformerTokens) -> dict[str, Tensor]:
+        """Unit rows by output."""
+        ids, keep = tokens.ids, tokens.mask.bool()
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.half and self.training):
+            mask = None if bool(keep.all()) else torch.zeros(keep.shape).masked_fill(~keep, -1e4)[:, None, None]
+            rows = self.norm(self.table_map(self.table(ids)) + self.positions[: ids.shape[1]])
+            for layer in self.layers:
+                rows = layer(rows, mask)
+        kept = keep[..., None]
+        together = (rows.float() * kept).sum(1) / kept.sum(1)
+        alone = unit((self.static(ids) * kept).sum(1))
+        mapped = self.static_map(alone)
+        return {MAIN: unit(unit(together) + self.gate * mapped), "static": unit(mapped), "tokens": alone}
+
+    def width(self, head: str = MAIN) -> int:
+        """How wide the rows of an output are."""
+        return int(self.static.weight.shape[1]) if head == "tokens" else self.dim
+
+    def save(self, folder: str | Path) -> None:
+        """Write the weights as `inlay.encoders.box.Box` reads them."""
+        arrays: dict[str, Any] = {}
+        for name, table in (("static", self.static), ("table", self.table)):
+            codes, scale = four_bits(_array(table.weight))
+            arrays |= {f"{name}.codes": packed(codes), f"{name}.scale": scale}
+        arrays["static.map"] = _array(self.gate * self.static_map.weight.T).astype("float16")
+        arrays["table.map"] = _array(self.table_map.weight.T).astype("float16")
+        arrays["positions"] = _array(self.positions).astype("float16")
+        arrays |= _norm("norm", self.norm)
+        for i, layer in enumerate(self.layers):
+            for name in ("qkv", "out", "up", "down"):
+                linear: Any = getattr(layer, name)
+                codes, scale = eight_bits(_array(linear.weight))
+                at = f"layers.{i}.{name}"
+                arrays |= {at: codes, f"{at}.scale": scale, f"{at}.offset": _array(linear.bias)}
+            for name in ("after_attention", "after_hidden"):
+                arrays |= _norm(f"layers.{i}.{name}", getattr(layer, name))
+        arrays["vocabulary"] = torch.frombuffer(bytearray("\n".join(self._vocabulary).encode()), dtype=torch.uint8).numpy()
+        write(Path(folder), arrays, {"made by": "inlay train box"})
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().float().cpu().contiguous().numpy()
+
+
+def _norm(name: str, norm: Any) -> dict[str, Any]:
+    return {f"{name}.gain": _array(norm.weight), f"{name}.offset": _array(norm.bias)}
+
+
+def _vocabulary(teacher: Transformer) -> list[str]:
+    numbers = teacher._tokenizer.get_vocab()
+    return [token for token, _ in sorted(numbers.items(), key=lambda pair: pair[1])]
