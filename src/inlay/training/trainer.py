@@ -8,7 +8,6 @@ that has to stop early still ends on a schedule that reached its end.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import time
@@ -154,9 +153,8 @@ class Trainer:
                     parts_of = getattr(stage.terms[batch.loss], "parts", {})
                     self._log(loss=float(loss), lr=lr, norm=float(norm), source=batch.source, **parts_of)
                     bar.set_postfix_str(f"loss {float(loss):.4g}, lr {lr:.2g}", refresh=False)
-                due = time.monotonic() - saved > 120 if self.checkpoint_every is None else (
-                    (step + 1) % self.checkpoint_every == 0
-                )  # fmt: skip
+                every = self.checkpoint_every
+                due = (step + 1) % every == 0 if every else time.monotonic() - saved > 120
                 if due or self.interruption.asked:
                     self._save(optimiser)
                     saved = time.monotonic()
@@ -178,7 +176,7 @@ class Trainer:
 
         with ThreadPoolExecutor(1) as worker:
             coming = worker.submit(prepare)
-            for _ in itertools.count():
+            while True:
                 ready, coming = coming.result(), worker.submit(prepare)
                 yield ready
 

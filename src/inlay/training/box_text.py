@@ -1,0 +1,207 @@
+"""English text that a machine already has: what the box is distilled on. Each reader yields texts of one kind of file.
+
+Dictionaries and WordNet give single words, terms and definitions; manuals and documentation give sentences and
+passages; Python files give docstrings, functions with and without them, and what one would type to find them. None of
+it is shipped: a model's card names its sources.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import html
+import json
+import random
+import re
+import subprocess
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+__all__ = ["READERS", "Reader", "gather", "passages"]
+
+Reader = Callable[[Path], Iterator[str]]
+LONGEST = 900  # characters of a passage: what fits into 256 tokens
+LARGEST = 3_000_000  # bytes of a file
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"(])")
+_TAG = re.compile(r"<[^>]+>")
+_NOT_TEXT = re.compile(r"(?is)<(script|style|nav|head)\b.*?</\1>")
+_BLOCK = re.compile(r"(?is)<(h[1-4]|p|dd|li)\b[^>]*>(.*?)</\1>")
+_ROMAN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"  # digits of dictd's offsets
+
+
+def clean(text: str) -> str:
+    """One line, single spaces."""
+    return " ".join(text.split())
+
+
+def passages(text: str, draw: random.Random) -> Iterator[str]:
+    """Sentences, three quarters of the time one at a time, otherwise several together."""
+    sentences = [s for s in _SENTENCE.split(clean(text)) if 3 <= len(s) <= 500]
+    at = 0
+    while at < len(sentences):
+        count = 1 if draw.random() < 0.75 else draw.choice((2, 3, 4, 6, 8))
+        joined = " ".join(sentences[at : at + count])[:LONGEST]
+        if joined.count(" ") >= 2:
+            yield joined
+        at += count
+
+
+def _read(path: Path) -> str:
+    data = gzip.open(path).read() if path.suffix in (".gz", ".dz") else path.read_bytes()
+    return data.decode("utf-8", "replace") if len(data) < LARGEST else ""
+
+
+def wordnet(path: Path) -> Iterator[str]:
+    """Lemmas, glosses, and examples of a `data.noun` and its like."""
+    draw = random.Random(path.name)
+    for line in path.read_text("latin-1").splitlines():
+        head, bar, gloss = line.partition("|")
+        if line.startswith("  ") or not bar:
+            continue
+        fields = head.split()
+        lemmas = [fields[4 + 2 * i].split("(")[0].replace("_", " ") for i in range(int(fields[3], 16))]
+        parts = [part.strip(' ;"') for part in re.split(r";\s*(?=\")", gloss)]
+        yield parts[0]
+        yield from lemmas
+        if draw.random() < 0.6:
+            yield f"{draw.choice(lemmas)}: {parts[0]}"
+        yield from (part for part in parts[1:] if len(part) > 15)
+
+
+def dictionary(path: Path) -> Iterator[str]:
+    """Entries of a dictd dictionary, given its `.index`."""
+    body = gzip.open(path.with_suffix(".dict.dz")).read()
+
+    def number(digits: str) -> int:
+        value = 0
+        for digit in digits:
+            value = value * 64 + _ROMAN.index(digit)
+        return value
+
+    for line in path.read_text("utf-8", "replace").splitlines():
+        word, *place = line.split("\t")[:3]
+        if len(place) == 2 and not word.startswith("00"):
+            start = number(place[0])
+            entry = body[start : start + number(place[1])].decode("utf-8", "replace")
+            yield clean(re.sub(r"[{}]|\[[^\]]{1,40}\]", "", entry))[:700]
+
+
+def manual(path: Path) -> Iterator[str]:
+    """Paragraphs of a manual page."""
+    draw = random.Random(path.name)
+    text = re.sub(r"\\f[A-Z]|\\&", "", _read(path)).replace("\\-", "-")
+    for paragraph in re.split(r"\n\.(?:PP|TP|SH|SS|LP|P|IP)[^\n]*", text):
+        paragraph = re.sub(r"(?m)^[.'].*$", "", re.sub(r"(?m)^\.[A-Z]{1,2} ", "", paragraph))
+        if 40 < len(paragraph) < 1500:
+            yield from passages(paragraph, draw)
+
+
+def web(path: Path) -> Iterator[str]:
+    """Headings and paragraphs of an HTML page."""
+    draw = random.Random(path.name)
+    for kind, inner in _BLOCK.findall(_NOT_TEXT.sub("", _read(path))):
+        text = clean(html.unescape(_TAG.sub(" ", inner))).replace("¶", "")
+        if kind[0] in "hH":
+            if 5 < len(text) < 150 and " " in text:
+                yield text
+        elif 25 < len(text) < 1500 and text.count(" ") > 3:
+            yield from passages(text, draw)
+
+
+def prose(path: Path) -> Iterator[str]:
+    """Paragraphs of Markdown, reStructuredText, Perl's documentation or a package's description, code left out."""
+    draw = random.Random(path.name)
+    for paragraph in re.sub(r"(?s)```.*?```", "", _read(path)).split("\n\n"):
+        if paragraph.startswith(("    ", "\t", "|", "..")):
+            continue
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"(?m)^=\w+", "", paragraph))
+        text = re.sub(r"[`*#]+", "", re.sub(r"\b[A-Z]<+\s*([^<>]*?)\s*>+", r"\1", text))
+        letters = sum(char.isalpha() or char == " " for char in text)
+        if 40 < len(text) < 1500 and letters > 0.75 * len(text):
+            yield from passages(text, draw)
+
+
+def python(path: Path) -> Iterator[str]:
+    """Docstrings, functions with or without them, and questions after their names."""
+    draw, text = random.Random(path.name), _read(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    lines = text.split("\n")
+    for node in ast.walk(tree):
+        documented = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node)
+        if not documented or len(documented) < 20:
+            continue
+        assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        if isinstance(node, ast.ClassDef):
+            yield from passages(documented[:1200], draw)
+            continue
+        first = node.body[0]
+        yield clean(documented.split("\n\n")[0])[:500]
+        if len(node.body) > 1:
+            whole = lines[node.lineno - 1 : node.end_lineno]
+            bare = whole[: first.lineno - node.lineno] + lines[first.end_lineno or 0 : node.end_lineno]
+            yield clean("\n".join(draw.choice((whole, bare))))[:LONGEST]
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", node.name).strip("_").replace("_", " ").lower()
+        if " " in words and draw.random() < 0.3:
+            yield draw.choice(("python ", "python how to ", "how to ", "")) + words
+
+
+def table(path: Path) -> Iterator[str]:
+    """Every cell of a tab-separated table, and every string of JSON lines, that reads as text."""
+    draw = random.Random(path.name)
+    for line in _read(path).splitlines()[1 if ".tsv" in path.name else 0 :]:
+        cells = line.split("\t") if ".tsv" in path.name else [v for v in json.loads(line).values() if isinstance(v, str)]
+        for cell in cells:
+            if len(cell) > LONGEST:
+                yield from passages(cell, draw)
+            elif " " in cell:
+                yield clean(cell)
+
+
+def descriptions(path: Path) -> Iterator[str]:
+    """Summaries and paragraphs of an index of package descriptions, whatever it is compressed with."""
+    shown = subprocess.run(["/usr/lib/apt/apt-helper", "cat-file", str(path)], capture_output=True, check=False)
+    seen: set[str] = set()
+    for summary, body in re.findall(r"(?m)^Description-en: (.*)\n((?: .*\n?)*)", shown.stdout.decode("utf-8", "replace")):
+        paragraphs = [clean(part)[:LONGEST] for part in re.split(r"\n \.\n", body)]
+        if paragraphs[0][:60] not in seen:
+            seen.add(paragraphs[0][:60])
+            yield summary
+            yield from (part for part in paragraphs if len(part) > 40)
+
+
+READERS: dict[str, tuple[str, Reader]] = {
+    # name → what its files are called below a root, and how they are read
+    "wordnet": ("usr/share/wordnet/data.*", wordnet),
+    "dictionaries": ("usr/share/dictd/*.index", dictionary),
+    "manuals": ("usr/share/man/man[1-8]/*.gz", manual),
+    "documentation": ("usr/share/doc/**/*.html", web),
+    "perl": ("usr/share/perl/**/*.pod", prose),
+    "descriptions": ("var/lib/apt/lists/*_i18n_Translation-en*", descriptions),
+    "python": ("usr/lib/python3*/**/*.py", python),
+}
+
+
+def gather(
+    reader: Reader, files: Iterable[Path], most: int, keep: Callable[[str], bool] = bool, seed: int = 0
+) -> list[str]:
+    """At most `most` distinct texts of files, an equal chance for each file."""
+    order = sorted(files)
+    random.Random(seed).shuffle(order)
+    found: dict[str, None] = {}
+    for path in order:
+        if len(found) >= 2 * most:
+            break
+        try:
+            found.update(dict.fromkeys(text for text in reader(path) if len(text) <= 1200 and keep(text)))
+        except (OSError, ValueError, EOFError):
+            continue  # a file that is not what it is called is no reason to stop
+    texts = list(found)
+    random.Random(seed).shuffle(texts)
+    return texts[:most]
