@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import numpy as np
@@ -11,7 +12,8 @@ from inlay.errors import BadInput, Corrupt, MissingExtra, SpaceMismatch
 from inlay.indexes import HNSW, Flat
 from inlay.types import Index
 
-pytest.importorskip("usearch")
+if importlib.util.find_spec("usearch") is None:  # to import it here would be too early: see `hnsw.engine`
+    pytest.skip("needs usearch", allow_module_level=True)
 
 DIM, N = 32, 5000
 

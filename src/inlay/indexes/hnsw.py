@@ -8,6 +8,7 @@ until k of them are allowed. Either way nothing forbidden is returned, and k row
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,6 +25,18 @@ __all__ = ["HNSW"]
 ROW_COST, NEIGHBOUR_COST = 1.5, 2.5
 _ENGINE_METRICS = {"cosine": "ip", "dot": "ip", "l2": "l2sq"}
 _ENGINE_DTYPES = {"float32": "f32", "float16": "f16"}
+
+
+def engine() -> Any:
+    """The graph class of usearch (extra `hnsw`)."""
+    # onnxruntime crashes the interpreter when it is imported after usearch; before it, both work (1.32 and 2.26).
+    with suppress(ImportError):
+        import onnxruntime  # noqa: F401
+    try:
+        from usearch.index import Index
+    except ImportError:
+        raise MissingExtra("graph indexes", "hnsw") from None
+    return Index
 
 
 class HNSW:
@@ -51,10 +64,7 @@ class HNSW:
         expansion_search: int = 64,
         threads: int = 1,
     ) -> None:
-        try:
-            from usearch.index import Index as Graph
-        except ImportError:
-            raise MissingExtra("graph indexes", "hnsw") from None
+        Graph = engine()
         if not isinstance(dim, int | np.integer) or dim < 1:
             raise BadInput(f"dim must be a positive integer, got {dim!r}")
         if metric not in get_args(Metric):

