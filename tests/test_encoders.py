@@ -46,8 +46,7 @@ def test_encoder_object_is_returned_as_it_is() -> None:
     [
         ("numenn", "did you mean 'numen'"),
         ("BM25", "did you mean 'bm25'"),
-        ("quantum", "bm25, numen, static:PATH"),
-        ("box", "not in this version"),
+        ("quantum", "box, bm25, numen, static:PATH"),
         ("static", "static:PATH"),
         ("onnx", "onnx:PATH"),
         ("st:", "st:MODEL"),

@@ -118,18 +118,21 @@ class _Network:
         self.map = weights.float("table.map")
         self.positions = weights.float("positions")
         self.norm = Norm(weights.float("norm.gain"), weights.float("norm.offset"))
-        self.layers = []
+        self.layers: list[Layer] = []
         while f"layers.{len(self.layers)}.qkv" in weights:
             prefix = f"layers.{len(self.layers)}"
             parts = [
-                Linear(np.ascontiguousarray(weights.float(f"{prefix}.{name}").T), weights.float(f"{prefix}.{name}.offset"))
+                Linear(
+                    np.ascontiguousarray(weights.float(f"{prefix}.{name}").T), weights.float(f"{prefix}.{name}.offset")
+                )
                 for name in ("qkv", "out", "up", "down")
             ]
             norms = [
                 Norm(weights.float(f"{prefix}.{name}.gain"), weights.float(f"{prefix}.{name}.offset"))
                 for name in ("after_attention", "after_hidden")
             ]
-            self.layers.append(Layer(*parts, *norms, heads=parts[0].matrix.shape[1] // 96))
+            qkv, out, up, down = parts
+            self.layers.append(Layer(qkv, out, up, down, norms[0], norms[1], qkv.matrix.shape[1] // 96))
 
     def __call__(self, tokens: list[np.ndarray]) -> np.ndarray:
         """Mean of the last layer's rows, float32 [texts, dim]."""

@@ -1,4 +1,4 @@
-"""The weights of `Box` as shipped: one safetensors file of quantised arrays, believed only if its hash is the known one.
+"""The weights of `Box` as shipped: a safetensors file of quantised arrays, believed only if its hash is the known one.
 
 Token tables are 4-bit codes with a scale for each row, two codes to a byte; matrices are int8 with a scale for each
 output. `quantised` makes the arrays, `Weights` reads them.

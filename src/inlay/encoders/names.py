@@ -27,6 +27,7 @@ class Name(NamedTuple):
 
 
 NAMES = {
+    "box": Name("box", "Box"),
     "bm25": Name("bm25", "BM25"),
     "numen": Name("numen", "Numen"),
     "static": Name("static", "Static.load", "path", "a folder with a token table"),
@@ -34,15 +35,14 @@ NAMES = {
     "st": Name("sentence_transformers", "SentenceTransformers", "model", "a sentence-transformers model"),
     "openai": Name("endpoint", "Endpoint", "model", "a model of an OpenAI-compatible endpoint"),
 }
-NOT_YET = {"box": "the encoder 'box' is not in this version; use 'bm25', 'numen' or 'static:PATH' until it is"}
 
 
 def encoder(name: str | Encoder, **options: Any) -> Encoder:
     """Make an encoder.
 
     Args:
-        name: `bm25`, `numen`, `static:PATH`, `onnx:PATH`, `st:NAME` or `openai:MODEL`; options may follow as a query
-            (`numen?dim=4096&n=3,4`). An encoder object is returned as it is.
+        name: `box`, `bm25`, `numen`, `static:PATH`, `onnx:PATH`, `st:NAME` or `openai:MODEL`; options may follow as a
+            query (`numen?dim=4096&n=3,4`). An encoder object is returned as it is.
         options: keyword arguments of the encoder's class; the text after the colon may also be given as `path=` or
             `model=`. `encoder(**e.spec)` makes `e` again.
     """
@@ -54,8 +54,6 @@ def encoder(name: str | Encoder, **options: Any) -> Encoder:
         return name
     bare, asked = _split_query(name)
     kind, colon, after = bare.partition(":")
-    if kind in NOT_YET:
-        raise BadInput(NOT_YET[kind])
     if kind not in NAMES:
         raise BadInput(_unknown(bare, kind))
     entry = NAMES[kind]

@@ -101,12 +101,12 @@ class BoxModel(Model):
         rank: width of the vocabulary table.
         static: rows [tokens, width] of the static table to begin with.
         static_map: its map [width, dim] into the teacher's space.
-        half: compute in bfloat16 where training.
+        lighter: compute in bfloat16 where training.
     """
 
     def __init__(
         self, teacher: Transformer, texts: Sequence[str], *, static: Tensor, static_map: Tensor,
-        layers: Sequence[int] = (0, 5), heads: int = 6, hidden: int = 768, rank: int = 256, half: bool = True,
+        layers: Sequence[int] = (0, 5), heads: int = 6, hidden: int = 768, rank: int = 256, lighter: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(teacher.dim)
         bert = teacher.backbone
@@ -117,7 +117,10 @@ class BoxModel(Model):
             raise BadInput(f"the static table has {len(static)} rows, the teacher's vocabulary {len(table)}")
         u, s, v = torch.linalg.svd(table, full_matrices=False)
         root = s[:rank].sqrt()
-        self.table, self.table_map = nn.Embedding.from_pretrained(u[:, :rank] * root, False), nn.Linear(rank, self.dim, False)
+        self.table, self.table_map = (
+            nn.Embedding.from_pretrained(u[:, :rank] * root, False),
+            nn.Linear(rank, self.dim, False),
+        )
         embedded = bert.embeddings
         with torch.no_grad():
             self.table_map.weight.copy_((root[:, None] * v[:rank]).T)
@@ -130,7 +133,7 @@ class BoxModel(Model):
         self.static_map.weight.data = static_map.T.clone()
         self.gate = nn.Parameter(torch.ones(()))
         self.layers = nn.ModuleList(NarrowLayer(self.dim, heads, hidden) for _ in layers)
-        self.half, self.max_length = half, teacher.max_length
+        self.lighter, self.max_length = lighter, teacher.max_length
         self._teacher_tokenize, self._vocabulary = teacher.tokenize, _vocabulary(teacher)
         self._copy(bert, texts, layers)
 
@@ -165,7 +168,7 @@ class BoxModel(Model):
     def forward(self, tokens: TransformerTokens) -> dict[str, Tensor]:
         """Unit rows by output."""
         ids, keep = tokens.ids, tokens.mask.bool()
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.half and self.training):
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.lighter and self.training):
             mask = None if bool(keep.all()) else torch.zeros(keep.shape).masked_fill(~keep, -1e4)[:, None, None]
             rows = self.norm(self.table_map(self.table(ids)) + self.positions[: ids.shape[1]])
             for layer in self.layers:
@@ -198,7 +201,9 @@ class BoxModel(Model):
                 arrays |= {at: codes, f"{at}.scale": scale, f"{at}.offset": _array(linear.bias)}
             for name in ("after_attention", "after_hidden"):
                 arrays |= _norm(f"layers.{i}.{name}", getattr(layer, name))
-        arrays["vocabulary"] = torch.frombuffer(bytearray("\n".join(self._vocabulary).encode()), dtype=torch.uint8).numpy()
+        arrays["vocabulary"] = torch.frombuffer(
+            bytearray("\n".join(self._vocabulary).encode()), dtype=torch.uint8
+        ).numpy()
         write(Path(folder), arrays, {"made by": "inlay train box"})
 
 

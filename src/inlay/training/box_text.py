@@ -49,7 +49,8 @@ def passages(text: str, draw: random.Random) -> Iterator[str]:
 
 
 def _read(path: Path) -> str:
-    data = gzip.open(path).read() if path.suffix in (".gz", ".dz") else path.read_bytes()
+    data = path.read_bytes()
+    data = gzip.decompress(data) if path.suffix in (".gz", ".dz") else data
     return data.decode("utf-8", "replace") if len(data) < LARGEST else ""
 
 
@@ -72,7 +73,7 @@ def wordnet(path: Path) -> Iterator[str]:
 
 def dictionary(path: Path) -> Iterator[str]:
     """Entries of a dictd dictionary, given its `.index`."""
-    body = gzip.open(path.with_suffix(".dict.dz")).read()
+    body = gzip.decompress(path.with_suffix(".dict.dz").read_bytes())
 
     def number(digits: str) -> int:
         value = 0
@@ -156,7 +157,9 @@ def table(path: Path) -> Iterator[str]:
     """Every cell of a tab-separated table, and every string of JSON lines, that reads as text."""
     draw = random.Random(path.name)
     for line in _read(path).splitlines()[1 if ".tsv" in path.name else 0 :]:
-        cells = line.split("\t") if ".tsv" in path.name else [v for v in json.loads(line).values() if isinstance(v, str)]
+        cells = (
+            line.split("\t") if ".tsv" in path.name else [v for v in json.loads(line).values() if isinstance(v, str)]
+        )
         for cell in cells:
             if len(cell) > LONGEST:
                 yield from passages(cell, draw)
@@ -168,7 +171,9 @@ def descriptions(path: Path) -> Iterator[str]:
     """Summaries and paragraphs of an index of package descriptions, whatever it is compressed with."""
     shown = subprocess.run(["/usr/lib/apt/apt-helper", "cat-file", str(path)], capture_output=True, check=False)
     seen: set[str] = set()
-    for summary, body in re.findall(r"(?m)^Description-en: (.*)\n((?: .*\n?)*)", shown.stdout.decode("utf-8", "replace")):
+    for summary, body in re.findall(
+        r"(?m)^Description-en: (.*)\n((?: .*\n?)*)", shown.stdout.decode("utf-8", "replace")
+    ):
         paragraphs = [clean(part)[:LONGEST] for part in re.split(r"\n \.\n", body)]
         if paragraphs[0][:60] not in seen:
             seen.add(paragraphs[0][:60])

@@ -73,13 +73,21 @@ def run(
     sources, held = _sources(most, kept, resume)
     minilm = Half(_teacher_folder())
     minilm.backbone.requires_grad_(False)
-    teacher = Teacher(kept / "teacher", minilm, batch_size=64)
+    encoder: Any = minilm
+    teacher = Teacher(kept / "teacher", encoder, batch_size=64)
     teacher.add(itertools.chain.from_iterable(source.texts() for source in sources), progress=progress)
-    everything = {"sources": sources, "teacher": teacher, "choice": by_length(mixed(), [40, 80, 160, 320, 640])}
+    everything: dict[str, Any] = {
+        "sources": sources,
+        "teacher": teacher,
+        "choice": by_length(mixed(), [40, 80, 160, 320, 640]),
+    }
 
     first, basis = _first_table(minilm, teacher.rows(sources[0].texts()[:20_000]))
-    bag = StaticBag(table=first, tokenizer=minilm.path / "tokenizer.json", heads={"teacher": minilm.dim}, max_length=256)
-    bag.heads["teacher"].weight.data = basis.clone()
+    bag = StaticBag(
+        table=first, tokenizer=minilm.path / "tokenizer.json", heads={"teacher": minilm.dim}, max_length=256
+    )
+    head: Any = bag.heads["teacher"]
+    head.load_state_dict({"weight": basis})
     match: Any = EmbedMatch("cos")
     losses: Any = Sum(cos=(1, match, "teacher"), sim=(20, GramMatch()), resim=(2, OrderMatch()))
     alone = Stage(losses=losses, epochs=12, batch_size=1024, lr=3e-3, weight_decay=0.0, name="table", **everything)
@@ -88,12 +96,14 @@ def run(
                      progress=progress).run(resume=resume)  # fmt: skip
 
     rows = (bag.table * bag.weights[:, None]).detach()
-    model = BoxModel(minilm, sources[0].texts()[:4000], static=rows, static_map=bag.heads["teacher"].weight.detach().T)
+    model = BoxModel(minilm, sources[0].texts()[:4000], static=rows, static_map=head.weight.detach().T)
     losses = Sum(
         cos=(1, match), sim=(5, GramMatch()), static_cos=(0.3, EmbedMatch("cos"), "static"),
         static_sim=(1.5, GramMatch(), "tokens"),
     )  # fmt: skip
-    whole = Stage(losses=losses, epochs=3, batch_size=192, lr=7e-4, weight_decay=0.0, warmup=100, name="box", **everything)
+    whole = Stage(
+        losses=losses, epochs=3, batch_size=192, lr=7e-4, weight_decay=0.0, warmup=100, name="box", **everything
+    )
     minutes = None if max_minutes is None else (1 - STATIC_SHARE) * max_minutes
     trainer = Trainer(model, [whole], kept, seed=seed, max_minutes=minutes, identity="box", progress=progress,
                       evaluate=probe(held))  # fmt: skip
@@ -134,17 +144,18 @@ def _gathered(most: int, data: Path | None, judged: list[str]) -> dict[str, list
         files["tables"] = [data / f"{name}{end}" for name in TABLES for end in (".tsv.gz", ".jsonl.gz")]
         files["tables"] = [path for path in files["tables"] if path.exists()]
     there = {name: paths for name, paths in files.items() if paths}
+    share = 2 * most // max(1, len(there))  # more than is needed: not every reader finds its share
+    found = {
+        name: gather(READERS[name][1] if name in READERS else table, paths, share) for name, paths in there.items()
+    }
     if data is not None and (data / "pairs/stsb.tsv.gz").exists():
-        there["STS-B train"] = []
-    found = {}
-    for name, paths in there.items():
-        if paths:
-            part = texts(gather(READERS[name][1] if name in READERS else table, paths, 2 * most // len(there)), name=name)
-        else:
-            part = texts([text for a, b, _ in _sts(data or Path(), "train") for text in (a, b)], name=name)
-        found[name] = [e.query for e in decontaminate(part, judged)]
-    over = sum(map(len, found.values())) / most
-    return {name: part[: max(1, int(len(part) / max(over, 1)))] for name, part in found.items() if part}
+        found["STS-B train"] = [text for a, b, _ in _sts(data, "train") for text in (a, b)][:share]
+    over = max(sum(map(len, found.values())) / most, 1)
+    of = {text: name for name, part in found.items() for text in part[: max(1, int(len(part) / over))]}
+    clean: dict[str, list[str]] = {}
+    for example in decontaminate(texts(of), judged):  # all at once: reading what is judged takes longest
+        clean.setdefault(of[example.query], []).append(example.query)
+    return clean
 
 
 def _judged(data: Path) -> Iterator[str]:
@@ -188,7 +199,7 @@ def _card(
     model: BoxModel, sources: list[Source], table: Report, report: Report, log: Path, seed: int, stages: list[Stage]
 ) -> Card:
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
-    start = next((line for line in lines if line["total"] == 0), {})
+    start: dict[str, Any] = next((line for line in lines if line["total"] == 0), {})
     return Card(
         name="box",
         title=TITLE,
