@@ -41,6 +41,8 @@ class Box:
     """
 
     expensive = False
+    hybrid_share = 0.75  # beside BM25, calibrated on training pairs alone: `python -m benchmarks.box share`
+    hybrid_floor = 0.0
 
     def __init__(self, context: bool = True, *, path: str | Path | None = None) -> None:
         if not isinstance(context, bool):
