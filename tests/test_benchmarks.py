@@ -63,9 +63,7 @@ def test_rounds_follow_the_budget_between_least_and_most(seconds_a_pair, pairs):
 
 def test_both_sides_run_alternately():
     calls = []
-    ours, theirs = interleave(
-        lambda: calls.append("a"), lambda: calls.append("b"), budget=0.0, least=3, shortest=0.0
-    )
+    ours, theirs = interleave(lambda: calls.append("a"), lambda: calls.append("b"), budget=0.0, least=3, shortest=0.0)
     assert len(ours) == len(theirs) == 3
     assert "".join(calls[-6:]) == "abbaab"
 

@@ -156,8 +156,11 @@ values = st.one_of(
 )
 
 
-@given(st.from_regex(r"[A-Za-z_][\w.\-]{0,10}", fullmatch=True, alphabet=st.characters(codec="ascii")), values,
-       st.sampled_from(sorted(set(OPERATORS) - {"~"})))
+@given(
+    st.from_regex(r"[A-Za-z_][\w.\-]{0,10}", fullmatch=True, alphabet=st.characters(codec="ascii")),
+    values,
+    st.sampled_from(sorted(set(OPERATORS) - {"~"})),
+)
 def test_shorthand_round_trip(field: str, value: object, sign: str) -> None:
     expected = {field: value} if OPERATORS[sign] == "$eq" else {field: {OPERATORS[sign]: value}}
     assert parse([f"{field}{sign}{json.dumps(value)}"]) == expected
@@ -478,6 +481,7 @@ def test_search_what_the_index_round_it_leaves_out(here: Path) -> None:
 
 def test_search_where_and_patterns(here: Path) -> None:
     query = "parse a date, bake a loaf, hear a parrot"
+
     def paths(*args: str, code: int = 0) -> set[str]:
         return {line.split(":")[0] for line in run("search", query, *args, code=code).stdout.splitlines()}
 

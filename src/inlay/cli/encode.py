@@ -24,8 +24,13 @@ HEADER = 256  # bytes kept for the header of a safetensors file, which is known 
 
 @click.command("encode")
 @click.argument("file", type=click.File("r", encoding="utf-8", errors="replace"))
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path),
-              help="A .npy or .safetensors file.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A .npy or .safetensors file.",
+)
 @click.option("--encoder", metavar="NAME", required=True, help="What makes the vectors, such as static:FOLDER.")
 @click.option("--query", is_flag=True, help="Encode the lines as queries rather than as documents.")
 @click.option("--batch-size", default=256, show_default=True, type=click.IntRange(min=1), help="Lines at a time.")

@@ -26,8 +26,14 @@ SLOW = 1.0  # seconds of indexing after which even a program's log is told what 
 @click.argument("query")
 @click.argument("path", default=".", type=click.Path(exists=True, path_type=Path))
 @click.option("-k", "--limit", default=10, show_default=True, type=click.IntRange(min=1), help="How many answers.")
-@click.option("-w", "--where", "conditions", metavar="FILTER", multiple=True,
-              help="Only documents like this: 'year>=2020', lang=en, kind!=code, 'path~*.py', or JSON. Repeatable.")
+@click.option(
+    "-w",
+    "--where",
+    "conditions",
+    metavar="FILTER",
+    multiple=True,
+    help="Only documents like this: 'year>=2020', lang=en, kind!=code, 'path~*.py', or JSON. Repeatable.",
+)
 @click.option("--mode", type=click.Choice(["hybrid", "dense", "lexical"]), help="Which vectors to search by.")
 @click.option("--encoder", metavar="NAME", help="What makes the dense vectors, if this is the first time.")
 @click.option("--include", metavar="GLOB", multiple=True, help="Only answers from files like this. Repeatable.")
@@ -36,8 +42,13 @@ SLOW = 1.0  # seconds of indexing after which even a program's log is told what 
 @click.option("--no-sync", is_flag=True, help="Search what is indexed, without looking for changed files.")
 @click.option("--explain", is_flag=True, help="Show what each kind of vector contributed.")
 @click.option("--json", "json_wanted", is_flag=True, help="Print the answers as JSON.")
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True,
-              help="Colours, and the layout for people that goes with them.")
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Colours, and the layout for people that goes with them.",
+)
 @click.pass_context
 def command(
     ctx: click.Context,

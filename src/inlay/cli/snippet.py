@@ -63,8 +63,10 @@ def best_lines(text: str, query: str, count: int, heading: str = "") -> Window:
     def merit(start: int) -> tuple[float, int, int]:
         window = range(start, start + count)
         terms_there = {term for i in window for term, _ in found[i]}
-        return sum(1 / having[term] for term in terms_there), sum(bool(lines[i].strip()) for i in window), -abs(
-            start - middle
+        return (
+            sum(1 / having[term] for term in terms_there),
+            sum(bool(lines[i].strip()) for i in window),
+            -abs(start - middle),
         )
 
     start = max(range(max(0, best - count + 1), min(best, len(lines) - count) + 1), key=merit)

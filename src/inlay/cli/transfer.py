@@ -32,8 +32,13 @@ Row = Mapping[str, Any] | str  # a row, or in its place the reason why it cannot
 
 @click.command("import")
 @click.argument("collection", type=click.Path(path_type=Path))
-@click.argument("files", metavar="FILE...", nargs=-1, required=True,
-                type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@click.argument(
+    "files",
+    metavar="FILE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+)
 @click.option("--id", "id_field", metavar="FIELD", help="Field that names a document. [id or _id; else file:row]")
 @click.option("--text", "text_field", metavar="FIELD", default="text", show_default=True, help="Field with the text.")
 @click.option("--encoder", metavar="NAME", help="What makes the dense vectors, for a new collection.")
@@ -86,10 +91,19 @@ def import_(
 
 @click.command("export")
 @click.argument("path", default=".", type=click.Path(path_type=Path))
-@click.option("-o", "--output", default="-", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
-              help="A .jsonl or .jsonl.gz file. [standard output]")
-@click.option("--vectors", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.npz",
-              help="Also write ids and vectors here.")
+@click.option(
+    "-o",
+    "--output",
+    default="-",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="A .jsonl or .jsonl.gz file. [standard output]",
+)
+@click.option(
+    "--vectors",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.npz",
+    help="Also write ids and vectors here.",
+)
 def export(path: Path, output: Path, vectors: Path | None) -> None:
     """Write the documents of PATH as JSON lines: id, text and metadata. 'inlay import' reads them back."""
     from tqdm import tqdm

@@ -1,4 +1,3 @@
-# ruff: noqa: SIM905 - a page of quotation marks is no way to keep a word list
 """Word lists that LIMIT people and the things they like are made of; ordinary English, written for this package."""
 
 from __future__ import annotations
