@@ -85,7 +85,7 @@ def _layout(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None
 def _views(parts: Iterable[np.ndarray | bytes]) -> Iterable[memoryview]:
     for part in parts:
         if len(part):
-            yield memoryview(part).cast("B") if isinstance(part, bytes) else memoryview(part.reshape(-1).view(np.uint8))
+            yield memoryview(part).cast("B") if isinstance(part, bytes) else part.reshape(-1).view(np.uint8).data
 
 
 def pack_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -168,7 +168,7 @@ class Pack:
             return
         for block in range(first, min(last, len(self._sums))):
             if not self._verified[block]:
-                if zlib.crc32(self._bytes[block * BLOCK : (block + 1) * BLOCK]) != self._sums[block]:
+                if zlib.crc32(self._bytes[block * BLOCK : (block + 1) * BLOCK].data) != self._sums[block]:
                     raise self._corrupt(f"block {block} does not match its checksum")
                 self._verified[block] = True
 

@@ -34,7 +34,9 @@ def _sum(parts: Mapping[str, Found]) -> Fused:
     for name, (of, amounts) in parts.items():
         given[name] = np.zeros(len(ids), dtype=np.float32)
         given[name][np.searchsorted(ids, of)] = amounts
-    total = np.sum(list(given.values()), axis=0, dtype=np.float32) if given else np.empty(0, dtype=np.float32)
+    total = np.zeros(len(ids), dtype=np.float32)
+    for amounts in given.values():
+        total += amounts
     order = np.lexsort((ids, -total))
     return Fused(ids[order], total[order], {name: amounts[order] for name, amounts in given.items()})
 
