@@ -1,0 +1,32 @@
+"""Sizes from a budget in bytes: bisection over the one number that sets a method's size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from inlay.errors import BadInput
+
+__all__ = ["largest_within"]
+
+
+def largest_within(nbytes: Callable[[int], float], budget: float, low: int, high: int, what: str = "size") -> int:
+    """The largest whole number in [low, high] whose bytes stay within a budget.
+
+    Args:
+        nbytes: bytes at a size; must not fall as the size grows.
+        budget: bytes.
+        low: smallest size that makes sense.
+        high: largest.
+        what: the size's name, for errors.
+    """
+    if low > high:
+        raise BadInput(f"{what} must lie in [{low}, {high}], which is empty")
+    if nbytes(low) > budget:
+        raise BadInput(f"{budget:,.0f} bytes are too few: {what}={low} already takes {nbytes(low):,.0f}")
+    while low < high:
+        middle = (low + high + 1) // 2
+        if nbytes(middle) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return low

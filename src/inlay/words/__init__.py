@@ -1,0 +1,1 @@
+"""Words and labelled text: keyed vectors, text classifiers, token encoders."""
