@@ -81,6 +81,10 @@ class Analyzer:
         words = [word for word in words if word not in self.stopwords]
         return words if self.stemmer is None else _stemmer(self.stemmer).stemWords(words)
 
+    def term(self, token: str) -> str | None:
+        """The term of one token, as `inlay.kernels.tokens.split` gives it; None for a stop word."""
+        return self._stemmed([_fold(token)])[0]
+
     def count(self, texts: Sequence[str]) -> TermCounts:
         """Count the terms of many texts; agrees with `terms` on each."""
         if isinstance(texts, str):

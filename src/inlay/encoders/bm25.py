@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import numpy as np
 from inlay.encoders.analysis import Analyzer, TermCounts
 from inlay.errors import BadInput, Corrupt
 from inlay.io import atomic_write
+from inlay.kernels.tokens import split
 from inlay.types import Space, Sparse
 
 __all__ = ["BM25", "idf", "saturation"]
@@ -54,6 +55,25 @@ def saturation(
     norm += tf
     # 0 / 0 happens only for tf = 0 with k1 = 0 or b = 1: a term that is not there weighs nothing.
     return np.divide(tf, norm, out=np.zeros_like(norm), where=norm > 0)
+
+
+# Spellings remembered of queries; of more, all are forgotten, so that no stream of nonsense fills the memory.
+REMEMBERED = 1_000_000
+
+
+class _ColumnOfWord(dict[str, int]):
+    """A word as it is written → its column, or -1 of stop words and of what no document says. Learnt when asked."""
+
+    def __init__(self, analyzer: Analyzer, vocabulary: Mapping[str, int]) -> None:
+        self._analyzer, self._vocabulary, self.size = analyzer, vocabulary, len(vocabulary)
+
+    def __missing__(self, word: str) -> int:
+        term = self._analyzer.term(word)
+        column = -1 if term is None else self._vocabulary.get(term, -1)
+        if len(self) >= REMEMBERED:
+            self.clear()
+        self[word] = column
+        return column
 
 
 class BM25:
@@ -96,6 +116,8 @@ class BM25:
         self.total_length = 0
         self.vocabulary: dict[str, int] = {}
         self._df = np.zeros(0, dtype=np.int64)
+        self._idf: np.ndarray | None = None
+        self._words: _ColumnOfWord | None = None
 
     def __repr__(self) -> str:
         return "BM25({})".format(", ".join(f"{name}={value!r}" for name, value in self.settings.items()))
@@ -154,6 +176,7 @@ class BM25:
         self.n_documents -= n
         self.total_length -= length
         self._df[columns] = left
+        self._idf = None
         return self
 
     def encode_document(self, items: Sequence[str], *, batch_size: int | None = None, progress: bool = False) -> Sparse:
@@ -170,12 +193,41 @@ class BM25:
         """Rows of idf, times how often the query says the term; terms without a column are left out."""
         if not self.n_documents:
             raise BadInput("BM25 has seen no documents; call fit(texts) or encode_document(texts) before encode_query")
-        counts = self.analyzer.count(items)
-        columns = self._columns(counts.terms)[counts.columns]
-        known = columns >= 0
-        indptr = np.concatenate([[0], np.cumsum(known)])[counts.indptr]
-        columns = columns[known]
-        return self._sparse(indptr, columns, counts.counts[known] * idf(self.n_documents, self._df[columns]))
+        if isinstance(items, str):
+            raise BadInput("encode_query takes a list of texts, got one string; wrap it in a list")
+        column_of, weight_of = self._columns_of_words(), self._weights()
+        found: list[int] = []
+        ends = [0]
+        for text in items:
+            found += map(column_of.__getitem__, split(text))
+            ends.append(len(found))
+        if len(ends) == 2:  # one query: what follows, in less time than numpy takes to be called
+            here = sorted(column for column in found if column >= 0)
+            columns = np.array(sorted(set(here)), dtype=np.int32)
+            weights = weight_of[columns]
+            if len(columns) < len(here):
+                weights *= np.array([here.count(column) for column in columns.tolist()], dtype=np.float32)
+            return Sparse(np.array((0, len(columns))), columns, weights, (1, len(self.vocabulary)))
+        said, n, width = np.array(found, dtype=np.int64), len(ends) - 1, max(len(self.vocabulary), 1)
+        row = np.repeat(np.arange(n), np.diff(ends))[said >= 0]
+        cells, counts = np.unique(row * width + said[said >= 0], return_counts=True)
+        row, columns = np.divmod(cells, width)
+        indptr = np.searchsorted(row, np.arange(n + 1))
+        weights = counts.astype(np.float32) * weight_of[columns]
+        return Sparse(indptr, columns.astype(np.int32), weights, (n, len(self.vocabulary)))
+
+    def _columns_of_words(self) -> _ColumnOfWord:
+        """Column of each word as it is written; good while the vocabulary does not grow."""
+        known = self._words
+        if known is None or known.size != len(self.vocabulary):
+            self._words = known = _ColumnOfWord(self.analyzer, self.vocabulary)
+        return known
+
+    def _weights(self) -> np.ndarray:
+        """Idf of each column, float32; good while no document comes or goes."""
+        if self._idf is None:
+            self._idf = idf(self.n_documents, self._df)
+        return self._idf
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write settings, vocabulary and statistics as JSON."""
@@ -212,6 +264,7 @@ class BM25:
         self._df[columns] += np.bincount(counts.columns, minlength=len(columns))
         self.n_documents += len(counts.lengths)
         self.total_length += int(counts.lengths.sum(dtype=np.int64))
+        self._idf = None
 
     def _columns(self, terms: list[str], *, grow: bool = False) -> np.ndarray:
         """Column of each term, int64; an unknown term gets a new one (`grow`) or -1."""
@@ -220,6 +273,7 @@ class BM25:
             for term in terms:
                 vocabulary.setdefault(term, len(vocabulary))
             self._df = np.concatenate([self._df, np.zeros(len(vocabulary) - len(self._df), dtype=np.int64)])
+            self._idf = None
         return np.array([vocabulary.get(term, -1) for term in terms], dtype=np.int64)
 
     def _sparse(self, indptr: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> Sparse:

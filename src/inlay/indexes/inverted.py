@@ -61,6 +61,9 @@ class Postings:
         self.values = np.asarray(values)
         self.n_rows = int(n_rows)
         self.dims = None if dims is None else np.asarray(dims, dtype=np.int64)
+        # Dimensions 0, 1, …, without a gap, are their columns' numbers.
+        self._own_numbers = self.dims is not None and bool(n_columns) and self.dims[-1] == n_columns - 1
+        self._own_numbers = self._own_numbers and self.dims is not None and self.dims[0] == 0
         self._weigh = weigh
         as_they_are = weigh is None and self.values.dtype == np.float32
         self._impacts = self.values if as_they_are else np.empty(len(values), dtype=np.float32)
@@ -143,54 +146,45 @@ class Postings:
             allow = np.asarray(allow)
             if allow.dtype != np.bool_ or allow.shape != (self.n_rows,):
                 raise BadInput(f"allow must be bool [{self.n_rows}], got {allow.dtype} {list(allow.shape)}")
-        n = len(offsets) - 1
-        plan = self._plan(offsets, np.asarray(columns), np.asarray(weights, dtype=np.float32))
-        within = max(1, min(k, self.n_rows))
-        scores, ids = kernel.top_rows(
-            self.indptr, self.rows, self._impacts, self.n_rows, *plan, within, allow, parallel=parallel
-        )
-        if within < k:
-            scores = np.concatenate([scores, np.full((n, k - within), -np.inf, dtype=np.float32)], axis=1)
-            ids = np.concatenate([ids, np.full((n, k - within), -1, dtype=np.int64)], axis=1)
-        return Neighbours(scores, ids)
-
-    def _plan(
-        self, offsets: np.ndarray, columns: np.ndarray, weights: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(offsets, columns, weights, bounds, signed) as the kernel takes them: strongest terms first."""
+        columns, weights = np.asarray(columns), np.asarray(weights, dtype=np.float32)
         if not np.isfinite(weights).all():
             raise BadInput("query weights must be finite, got NaN or infinity")
-        n = len(offsets) - 1
-        query = np.repeat(np.arange(n), np.diff(offsets))
-        columns, known = self._local(columns)
-        use = known & (weights != 0)
-        query, columns, weights = query[use], columns[use], weights[use]
-        self._prepare(columns)
-        one, other = weights * self._highest[columns], weights * self._lowest[columns]
-        bounds = np.maximum(one, other)
-        signed = np.zeros(n, dtype=np.bool_)
-        signed[query[np.minimum(one, other) < 0]] = True
-        # By query, then by falling bound: as one integer, for bits of floats from 0 up are in the order of the floats.
-        falling = np.uint64(0xFFFFFFFF) - np.maximum(bounds, np.float32(0)).view(np.uint32)
-        order = np.argsort((query.astype(np.uint64) << np.uint64(32)) | falling, kind="stable")
-        offsets = np.zeros(n + 1, dtype=np.int64)
-        np.cumsum(np.bincount(query, minlength=n), out=offsets[1:])
-        return offsets, columns[order], weights[order], bounds[order], signed
+        columns = self._local(columns)
+        within = max(1, min(k, self.n_rows))
+        found = self._top(offsets, columns, weights, within, allow, parallel)
+        if found is None:
+            self._prepare(columns[weights != 0])
+            found = self._top(offsets, columns, weights, within, allow, parallel)
+        assert found is not None
+        scores, ids = found
+        if within < k:
+            short = len(scores), k - within
+            scores = np.concatenate([scores, np.full(short, -np.inf, dtype=np.float32)], axis=1)
+            ids = np.concatenate([ids, np.full(short, -1, dtype=np.int64)], axis=1)
+        return Neighbours(scores, ids)
 
-    def _local(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(column numbers int64, which of them are really there)."""
+    def _top(
+        self, offsets: np.ndarray, columns: np.ndarray, weights: np.ndarray, k: int, allow: np.ndarray | None,
+        parallel: bool,
+    ) -> tuple[np.ndarray, np.ndarray] | None:  # fmt: skip
+        return kernel.top_rows(
+            self.indptr, self.rows, self._impacts, self._highest, self._lowest, self._ready, self.n_rows,
+            offsets, columns, weights, k, allow, parallel=parallel,
+        )  # fmt: skip
+
+    def _local(self, columns: np.ndarray) -> np.ndarray:
+        """Column numbers int64; what has no column here gets a number that is none."""
         columns = columns.astype(np.int64, copy=False)
-        n_columns = len(self.indptr) - 1
-        if n_columns == 0:
-            return np.zeros_like(columns), np.zeros(len(columns), dtype=np.bool_)
-        if self.dims is None:
-            known = (columns >= 0) & (columns < n_columns)
-            return np.where(known, columns, 0), known
-        local = np.minimum(np.searchsorted(self.dims, columns), n_columns - 1)
-        return local, self.dims[local] == columns
+        if self.dims is None or self._own_numbers:
+            return columns
+        if not len(self.dims):
+            return np.full(len(columns), -1, dtype=np.int64)
+        local = np.minimum(np.searchsorted(self.dims, columns), len(self.dims) - 1)
+        return np.where(self.dims[local] == columns, local, -1)
 
     def _prepare(self, columns: np.ndarray) -> None:
         """Make impacts and bounds of columns not touched before."""
+        columns = columns[(columns >= 0) & (columns < len(self._ready))]
         columns = columns[~self._ready[columns]]
         if not len(columns):
             return

@@ -44,44 +44,81 @@ def top_rows(
     indptr: np.ndarray,
     rows: np.ndarray,
     impacts: np.ndarray,
+    highest: np.ndarray,
+    lowest: np.ndarray,
+    ready: np.ndarray,
     n_rows: int,
     offsets: np.ndarray,
     columns: np.ndarray,
     weights: np.ndarray,
-    bounds: np.ndarray,
-    signed: np.ndarray,
     k: int,
     allow: np.ndarray | None = None,
     *,
     parallel: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray] | None:
     """The k best rows of each query.
 
     Args:
         indptr: int64 [columns + 1], column starts.
         rows: int32 [nnz], ascending within a column.
         impacts: float32 [nnz].
+        highest: float32 [columns], the largest impact of each (0 of none).
+        lowest: float32 [columns], the smallest.
+        ready: bool [columns], whose impacts and bounds are there.
         n_rows: number of rows.
         offsets: int64 [queries + 1]; query q has terms `offsets[q]:offsets[q + 1]`.
-        columns: int64 [terms].
-        weights: float32 [terms].
-        bounds: float32 [terms], the most that a term adds to a row; a query searches fastest if they descend.
-        signed: bool [queries], whether some term may add less than nothing; its bounds are then not relied on.
+        columns: int64 [terms]; numbers that are no column match nothing.
+        weights: float32 [terms], finite.
         k: how many rows.
         allow: bool [n_rows], the rows that may be found; None for all.
         parallel: spread queries over threads (compiled form only).
 
     Returns:
-        (scores float32 [queries, k] descending, rows int64 [queries, k]), padded with −inf and −1.
+        (scores float32 [queries, k] descending, rows int64 [queries, k]), padded with −inf and −1; or None, if a
+        column that is asked for is not ready.
     """
-    work = int((indptr[columns + 1] - indptr[columns]).sum())
-    if compiled(work):
+    if compiled(0) or compiled(_work(indptr, columns)):
         from inlay.kernels import postings_numba
 
         top = postings_numba.top_rows_parallel if parallel else postings_numba.top_rows
-        mask = np.zeros(0, dtype=np.bool_) if allow is None else allow
-        return top(indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, k, mask)
-    return _top_plain(indptr, rows, impacts, n_rows, offsets, columns, weights, signed, k, allow)
+        done, scores, ids = top(
+            indptr, rows, impacts, highest, lowest, ready, n_rows, offsets, columns, weights, k,
+            _EVERY if allow is None else allow,
+        )  # fmt: skip
+        return (scores, ids) if done else None
+    use = (columns >= 0) & (columns < len(ready)) & (weights != 0)
+    if not ready[columns[use]].all():
+        return None
+    planned = _planned(offsets, columns, weights, use, highest, lowest)
+    return _top_plain(indptr, rows, impacts, n_rows, *planned, k, allow)
+
+
+_EVERY = np.zeros(0, dtype=np.bool_)
+
+
+def _work(indptr: np.ndarray, columns: np.ndarray) -> int:
+    columns = columns[(columns >= 0) & (columns < len(indptr) - 1)]
+    return int((indptr[columns + 1] - indptr[columns]).sum())
+
+
+def _planned(
+    offsets: np.ndarray, columns: np.ndarray, weights: np.ndarray, use: np.ndarray, highest: np.ndarray,
+    lowest: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """(offsets, columns, weights, signed): terms that matter, those that may add most first.
+
+    `signed` bool [queries]: whether some term may add less than nothing.
+    """
+    n = len(offsets) - 1
+    query = np.repeat(np.arange(n), np.diff(offsets))[use]
+    columns, weights = columns[use], weights[use]
+    one, other = weights * highest[columns], weights * lowest[columns]
+    signed = np.zeros(n, dtype=np.bool_)
+    signed[query[np.minimum(one, other) < 0]] = True
+    order = np.lexsort((-np.maximum(np.maximum(one, other), np.float32(0)), query))
+    offsets = np.zeros(n + 1, dtype=np.int64)
+    np.cumsum(np.bincount(query, minlength=n), out=offsets[1:])
+    return offsets, columns[order], weights[order], signed
 
 
 def _top_plain(

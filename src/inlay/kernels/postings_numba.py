@@ -25,6 +25,9 @@ _BLOCK = 64
 # Postings that are read in the time of one probe.
 _PROBE = 256
 
+# Terms of a query that are put in order one by one.
+_FEW = 32
+
 _u = np.uint64  # a signed index would be tested for being negative, at every access
 
 
@@ -296,21 +299,62 @@ def _exhaustive(indptr, rows, impacts, n_rows, columns, weights, allow, best):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
+def _plan(highest, lowest, ready, columns, weights, begin, end, its_columns, its_weights, bounds):
+    """A query's terms that matter, those that may add most first; of equal ones in the query's order.
+
+    Returns:
+        How many there are, or -1 if a column is not ready; and whether one may add less than nothing.
+    """
+    m, signed = 0, False
+    for t in range(begin, end):
+        column, weight = columns[t], weights[t]
+        if column < 0 or column >= len(ready) or weight == 0:
+            continue
+        if not ready[column]:
+            return -1, signed
+        one, other = weight * highest[column], weight * lowest[column]
+        signed |= min(one, other) < 0
+        its_columns[m], its_weights[m], bounds[m] = column, weight, max(one, other, np.float32(0))
+        m += 1
+    if m > _FEW:
+        order = np.argsort(-bounds[:m], kind="mergesort")
+        its_columns[:m], its_weights[:m], bounds[:m] = its_columns[order], its_weights[order], bounds[order]
+        return m, signed
+    for i in range(1, m):
+        column, weight, bound = its_columns[i], its_weights[i], bounds[i]
+        j = i
+        while j > 0 and bounds[j - 1] < bound:
+            its_columns[j], its_weights[j], bounds[j] = its_columns[j - 1], its_weights[j - 1], bounds[j - 1]
+            j -= 1
+        its_columns[j], its_weights[j], bounds[j] = column, weight, bound
+    return m, signed
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
 def _some_queries(
-    begin, end, indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, allow, scores, ids
+    begin, end, indptr, rows, impacts, highest, lowest, ready, n_rows, offsets, columns, weights, allow, scores, ids
 ):
-    """Fill scores and ids of queries `begin:end`."""
+    """Fill scores and ids of queries `begin:end`; False if a column that is asked for is not ready."""
     best = np.empty(scores.shape[1], dtype=np.uint64)
     window = np.zeros(WINDOW, dtype=np.float32)
     found = np.empty(_BATCH, dtype=np.int64)
     partial = np.empty(_BATCH, dtype=np.float32)
+    longest = 0
     for q in range(begin, end):
-        terms = slice(offsets[q], offsets[q + 1])
-        if signed[q]:
-            size = _exhaustive(indptr, rows, impacts, n_rows, columns[terms], weights[terms], allow, best)
+        longest = max(longest, offsets[q + 1] - offsets[q])
+    its_columns, its_weights = np.empty(longest, dtype=np.int64), np.empty(longest, dtype=np.float32)
+    bounds = np.empty(longest, dtype=np.float32)
+    for q in range(begin, end):
+        m, signed = _plan(
+            highest, lowest, ready, columns, weights, offsets[q], offsets[q + 1], its_columns, its_weights, bounds
+        )
+        if m < 0:
+            return False
+        if signed:
+            size = _exhaustive(indptr, rows, impacts, n_rows, its_columns[:m], its_weights[:m], allow, best)
         else:
             size = _maxscore(
-                indptr, rows, impacts, n_rows, columns[terms], weights[terms], bounds[terms], allow,
+                indptr, rows, impacts, n_rows, its_columns[:m], its_weights[:m], bounds[:m], allow,
                 window, found, partial, best,
             )  # fmt: skip
         best[:size].sort()
@@ -319,26 +363,31 @@ def _some_queries(
             scores[q, i], ids[q, i] = _score(key), _row(key)
         scores[q, size:] = -np.inf
         ids[q, size:] = -1
+    return True
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def top_rows(indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, k, allow):
-    """See `postings.top_rows`; `allow` is empty where all rows are allowed."""
+def top_rows(indptr, rows, impacts, highest, lowest, ready, n_rows, offsets, columns, weights, k, allow):
+    """See `postings.top_rows`; `allow` is empty where all rows are allowed. First returns whether it could be done."""
     n = len(offsets) - 1
     scores, ids = np.empty((n, k), dtype=np.float32), np.empty((n, k), dtype=np.int64)
-    _some_queries(0, n, indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, allow, scores, ids)
-    return scores, ids
+    done = _some_queries(
+        0, n, indptr, rows, impacts, highest, lowest, ready, n_rows, offsets, columns, weights, allow, scores, ids
+    )
+    return done, scores, ids
 
 
 @njit(cache=True, nogil=True, boundscheck=False, parallel=True)
-def top_rows_parallel(indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, k, allow):
+def top_rows_parallel(indptr, rows, impacts, highest, lowest, ready, n_rows, offsets, columns, weights, k, allow):
     """The same, with queries spread over threads."""
     n = len(offsets) - 1
     scores, ids = np.empty((n, k), dtype=np.float32), np.empty((n, k), dtype=np.int64)
     share = 16
-    for s in prange((n + share - 1) // share):
-        _some_queries(
-            s * share, min(s * share + share, n),
-            indptr, rows, impacts, n_rows, offsets, columns, weights, bounds, signed, allow, scores, ids,
+    parts = (n + share - 1) // share
+    done = np.zeros(parts, dtype=np.bool_)
+    for s in prange(parts):
+        done[s] = _some_queries(
+            s * share, min(s * share + share, n), indptr, rows, impacts, highest, lowest, ready, n_rows,
+            offsets, columns, weights, allow, scores, ids,
         )  # fmt: skip
-    return scores, ids
+    return done.all(), scores, ids
