@@ -6,7 +6,7 @@ says in its docstring what the method claims, names its source in `PAPER`, and o
     run(data: Path, *, seeds: Sequence[int] = …, progress: bool = False) -> Result
 
 `inlay reproduce NAME` calls it and keeps what it returns in `results/<name>.json`; the table in `docs/systems.md` is
-made of those files and of nothing else.
+made of those files and of nothing else. A module's underscores are hyphens in its name.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def _places() -> dict[str, str]:
         for entry in pkgutil.iter_modules(folders):
             if entry.ispkg or entry.name.startswith("_"):
                 continue
-            module = f"{__name__}.{room.name}.{entry.name}"
-            if entry.name in places:
-                raise BadInput(f"two reproductions are called {entry.name!r}: {places[entry.name]} and {module}")
-            places[entry.name] = module
+            name, module = entry.name.replace("_", "-"), f"{__name__}.{room.name}.{entry.name}"
+            if name in places:
+                raise BadInput(f"two reproductions are called {name!r}: {places[name]} and {module}")
+            places[name] = module
     return places
 
 
@@ -48,6 +48,7 @@ def names() -> list[str]:
 
 def reproduction(name: str) -> ModuleType:
     """The module of a reproduction, by its name."""
+    name = name.replace("_", "-")
     if name not in _places():
         from difflib import get_close_matches
 
