@@ -121,13 +121,15 @@ class Collection(Handle):
                 )
             bar = _bar(items, progress)
             start = 0
+            # One pass over all: asking each row by itself takes longer than reading it.
+            finite = None if rows is None else np.isfinite(rows.sum(axis=1, dtype=np.float64))
             for batch in batches(bar):
                 report, good, kept = Report(), [], []
                 serial = self._catalog.get("next_doc", 1)
                 for i, item in enumerate(batch):
                     try:
                         name = f"#{serial + i}" if ids is None else ids[start + i]
-                        good.append(self._valid(item, name, None if rows is None else rows[start + i]))
+                        good.append(self._valid(item, name, None if finite is None else bool(finite[start + i])))
                         kept.append(start + i)
                     except BadInput as error:
                         report.failed.append(Failure(name_of(item, ids, start + i), str(error)))
@@ -172,9 +174,10 @@ class Collection(Handle):
             raise BadInput(f"got {len(ids)} ids for {len(items)} documents")
         return items, rows
 
-    def _valid(self, item: Any, name: Any, row: np.ndarray | None) -> Document:
-        if row is not None:
-            if not np.isfinite(row.sum(dtype=np.float64)):
+    def _valid(self, item: Any, name: Any, finite: bool | None) -> Document:
+        """An item as a document; `finite` says so of the vector it brings, None that it brings none."""
+        if finite is not None:
+            if not finite:
                 raise BadInput("its vector has NaN or infinite elements")
             if item is None:
                 return as_document(Document(name, ""), name, bare=True)

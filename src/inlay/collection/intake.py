@@ -98,6 +98,8 @@ def check_ids(ids: Sequence[Any]) -> None:
 
 
 def _missing(value: Any) -> bool:
+    if type(value) is str:
+        return False
     # What pandas writes for absent: NaN, NaT, NA. The latter two are told by name, to not import it.
     return (
         value is None
@@ -177,7 +179,7 @@ _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 def as_json(metadata: Mapping[str, Any]) -> str:
     """Metadata as stored."""
-    return _encoder.encode(metadata)
+    return _encoder.encode(metadata) if metadata else "{}"
 
 
 def batches(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from inlay.collection.segment import Terms
 from inlay.collection.snapshot import LEXICAL, StoredSpace
 from inlay.errors import BadInput, SpaceMismatch
 from inlay.types import Sparse
+
+if TYPE_CHECKING:
+    from inlay.encoders.analysis import TermPostings
 
 __all__ = ["encoded", "rows_of"]
 
@@ -24,7 +27,7 @@ def rows_of(space: StoredSpace, encoder: Any, items: Any) -> dict[str, np.ndarra
         items: texts, or rows.
     """
     if space.name == LEXICAL:
-        return _lexical(encoder.count(items))
+        return _lexical(encoder.postings(items))
     rows = items if encoder is None else encoded(encoder, items)
     return _dense(space, rows) if space.space.kind == "dense" else _sparse(Sparse.of(rows))
 
@@ -38,17 +41,13 @@ def encoded(encoder: Any, texts: Sequence[str]) -> Any:
     return rows
 
 
-def _lexical(counts: Any) -> dict[str, np.ndarray]:
-    from inlay.indexes.inverted import Postings
-
-    values = np.minimum(counts.counts, 65535).astype(np.uint16)
-    postings = Postings.from_rows(counts.indptr, counts.columns, values, len(counts.terms))
+def _lexical(postings: TermPostings) -> dict[str, np.ndarray]:
     return {
         "indptr": postings.indptr,
         "rows": postings.rows,
-        "values": postings.values,
-        "lengths": np.asarray(counts.lengths, dtype=np.int32),
-        **Terms.pack([term.encode() for term in counts.terms]),
+        "values": postings.counts,
+        "lengths": postings.lengths,
+        **Terms.pack([term.encode() for term in postings.terms]),
     }
 
 

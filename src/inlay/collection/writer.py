@@ -66,7 +66,7 @@ class _New:
     metadata: str
     hash: bytes
     chunks: list[tuple[Chunk, bytes]]
-    vector: np.ndarray | None
+    row: int  # of the vectors, where the document brings one
     doc: int = -1
     replaces: bool = False
     numbers: list[int] = field(default_factory=list)  # chunk numbers, kept or new
@@ -139,7 +139,7 @@ class Writer:
         after, next_chunk, dead = self._number(
             batch, self._catalog.get("next_doc", 1), self._catalog.get("next_chunk", 1)
         )
-        inputs = self._inputs(batch, encoders, given)
+        inputs = self._inputs(batch, encoders, given, vectors)
         made = self._store(inputs, {name: (spaces[name], encoders.get(name)) for name in inputs if name != CHUNKS})
         self._commit(batch, dead, made, lazy, max(after, next_doc), next_chunk)
         report.added += sum(not item.replaces for item in batch)
@@ -164,7 +164,9 @@ class Writer:
         return next_doc, next_chunk, dead
 
     @staticmethod
-    def _inputs(batch: Sequence[_New], encoders: dict[str, Any], given: str | None) -> dict[str, Any]:
+    def _inputs(
+        batch: Sequence[_New], encoders: dict[str, Any], given: str | None, vectors: np.ndarray | None
+    ) -> dict[str, Any]:
         """What the rows of each space are made from, in order of chunk number, and these numbers under `CHUNKS`."""
         fresh = sorted(
             (
@@ -182,8 +184,8 @@ class Writer:
                 inputs[name] = [
                     of(i.document.metadata, c.heading, i.document.text[c.start : c.stop]) for _, i, c in fresh
                 ]
-        if given is not None and fresh:
-            inputs[given] = np.stack([item.vector for _, item, _ in fresh if item.vector is not None])
+        if given is not None and vectors is not None and fresh:
+            inputs[given] = vectors[[item.row for _, item, _ in fresh]]
         return inputs
 
     def _store(
@@ -280,7 +282,7 @@ class Writer:
                 # A passage keeps its rows as long as everything that its rows were made from is the same.
                 head = json.dumps([document.metadata.get(name) for name in ("title", "path", "kind")])
                 marks = [(c, _digest(document.text[c.start : c.stop], c.heading, head)) for c in cut]
-            item = _New(document, stored, mark, marks, vector)
+            item = _New(document, stored, mark, marks, i)
             if document.id in known:
                 item.doc, item.replaces = known[document.id][0], True
             batch[document.id] = item
@@ -341,8 +343,10 @@ class Writer:
 
 def _digest(*parts: str | bytes) -> bytes:
     data = [part.encode() if isinstance(part, str) else part for part in parts]
-    lengths = ",".join([str(len(part)) for part in data]).encode()
-    return hashlib.blake2b(b"".join([lengths, b";", *data]), digest_size=16).digest()
+    digest = hashlib.blake2b(b"%s;" % ",".join([str(len(part)) for part in data]).encode(), digest_size=16)
+    for part in data:
+        digest.update(part)
+    return digest.digest()
 
 
 def _bad_chunks(chunks: Sequence[Chunk], length: int, *, whole: bool) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from inlay.errors import BadInput
 from inlay.kernels import tokens
 
-__all__ = ["ENGLISH", "Analyzer", "TermCounts"]
+__all__ = ["ENGLISH", "Analyzer", "TermCounts", "TermPostings"]
 
 # Words so common in English prose that they tell nothing, and the tails that splitting at an apostrophe leaves.
 _WORDS = """
@@ -41,6 +41,24 @@ class TermCounts(NamedTuple):
 
     indptr: np.ndarray
     columns: np.ndarray
+    counts: np.ndarray
+    lengths: np.ndarray
+    terms: list[str]
+
+
+class TermPostings(NamedTuple):
+    """Which texts have each term, and how often, as a column store.
+
+    Args:
+        indptr: int64 [terms + 1]; term t spans `indptr[t]:indptr[t + 1]`.
+        rows: int32 [nnz], numbers of texts, ascending within a term.
+        counts: uint16 [nnz], saturating at 65,535.
+        lengths: int32 [n], number of terms kept in each text, repetitions included.
+        terms: the distinct terms, sorted.
+    """
+
+    indptr: np.ndarray
+    rows: np.ndarray
     counts: np.ndarray
     lengths: np.ndarray
     terms: list[str]
@@ -89,13 +107,22 @@ class Analyzer:
         """Count the terms of many texts; agrees with `terms` on each."""
         if isinstance(texts, str):
             raise BadInput("count takes a list of texts, got one string; wrap it in a list")
+        offsets, ids, column_of, terms = self._spelled(texts)
+        return TermCounts(*tokens.count_columns(offsets, ids, column_of, len(terms)), terms)
+
+    def postings(self, texts: Sequence[str]) -> TermPostings:
+        """The same counts by term."""
+        offsets, ids, column_of, terms = self._spelled(texts)
+        return TermPostings(*tokens.posting_lists(offsets, ids, column_of, len(terms)), terms)
+
+    def _spelled(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+        """(offsets, token numbers, term of each distinct token or -1, the terms, sorted)."""
         offsets, ids, distinct = tokens.token_stream(texts)
         stemmed = self._stemmed(map(_fold, distinct))
         terms = sorted({term for term in stemmed if term is not None})
         column: dict[str | None, int] = {term: i for i, term in enumerate(terms)}
         column[None] = -1
-        column_of = np.fromiter(map(column.__getitem__, stemmed), dtype=np.int32, count=len(stemmed))
-        return TermCounts(*tokens.count_columns(offsets, ids, column_of, len(terms)), terms)
+        return offsets, ids, np.fromiter(map(column.__getitem__, stemmed), dtype=np.int32, count=len(stemmed)), terms
 
     def _stemmed(self, words: Iterable[str]) -> list[str | None]:
         """The term of each folded word; None for a stop word."""

@@ -17,12 +17,13 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 
 import numpy as np
 
 from inlay.kernels import compiled
 
-__all__ = ["MOST", "count_columns", "split", "token_stream"]
+__all__ = ["MOST", "count_columns", "posting_lists", "split", "token_stream"]
 
 SEPARATOR, WORD, ALONE, MARK = 0, 1, 2, 3
 
@@ -91,16 +92,47 @@ def token_stream(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str
     return (_stream_compiled if compiled(sum(map(len, texts))) else _stream_plain)(texts)
 
 
+# Bytes of UTF-8 → the same with ASCII letters folded and every ASCII separator a space; other characters stay.
+_ASCII = bytes((ord(chr(code).lower()) if chr(code).isalnum() else 32) if code < 128 else code for code in range(256))
+_SLICE = 32  # texts whose words exist as objects at the same time
+
+
 def _stream_plain(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    numbers: defaultdict[str, int] = defaultdict()
+    # Words between ASCII separators first: that is all there is to English, and bytes are split in C at once.
+    numbers: defaultdict[bytes, int] = defaultdict()
     numbers.default_factory = numbers.__len__
     offsets = np.zeros(len(texts) + 1, dtype=np.int64)
     spelled = []
-    for i, text in enumerate(texts):
-        ids = list(map(numbers.__getitem__, split(text)))
-        offsets[i + 1] = offsets[i] + len(ids)
-        spelled.append(np.array(ids, dtype=np.int32))
-    return offsets, np.concatenate(spelled) if spelled else np.empty(0, dtype=np.int32), list(numbers)
+    for low in range(0, len(texts), _SLICE):
+        words = [text.encode("utf-8", "replace").translate(_ASCII).split() for text in texts[low : low + _SLICE]]
+        counts = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
+        np.cumsum(counts, out=offsets[low + 1 : low + 1 + len(words)])
+        offsets[low + 1 : low + 1 + len(words)] += offsets[low]
+        every = map(numbers.__getitem__, chain.from_iterable(words))
+        spelled.append(np.fromiter(every, dtype=np.int32, count=int(counts.sum())))
+    ids = np.concatenate(spelled) if spelled else np.empty(0, dtype=np.int32)
+    return _inner_tokens(offsets, ids, list(numbers))
+
+
+def _inner_tokens(offsets: np.ndarray, ids: np.ndarray, words: list[bytes]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Split the words that have other characters than ASCII letters and digits."""
+    number: dict[str, int] = {}
+    tokens: list[int] = []
+    counts = np.ones(len(words), dtype=np.int64)
+    for at, word in enumerate(b" ".join(words).decode().split(" ") if words else ()):
+        if word.isascii():
+            tokens.append(number.setdefault(word, len(number)))
+        else:
+            inner = split(word)
+            counts[at] = len(inner)
+            tokens += [number.setdefault(token, len(number)) for token in inner]
+    of_word = np.array(tokens, dtype=np.int32)
+    if not len(words) or counts.min() == counts.max() == 1:
+        return offsets, of_word[ids] if len(words) else ids, list(number)
+    starts, here = np.cumsum(counts) - counts, counts[ids]
+    ends = np.cumsum(here)
+    take = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - here, here) + np.repeat(starts[ids], here)
+    return np.concatenate([[0], ends])[offsets], of_word[take], list(number)
 
 
 @cache
@@ -153,14 +185,49 @@ def count_columns(
 def _count_plain(
     offsets: np.ndarray, ids: np.ndarray, column_of: np.ndarray, n_columns: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    row, columns, lengths = _placed(offsets, ids, column_of)
+    indptr, columns, counts = _tallied(row, columns, len(offsets) - 1, n_columns)
+    return indptr, columns, counts, lengths
+
+
+def posting_lists(
+    offsets: np.ndarray, ids: np.ndarray, column_of: np.ndarray, n_columns: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The same counts by column: `count_columns` and `postings.transpose` in one.
+
+    Returns:
+        Column store (indptr int64 [n_columns + 1], rows int32 [nnz] ascending in a column, counts uint16 [nnz]) and
+        lengths int32 [n].
+    """
+    if compiled(len(ids)):
+        from inlay.kernels.postings import transpose
+
+        starts, columns, counts, lengths = count_columns(offsets, ids, column_of, n_columns)
+        return *transpose(starts, columns, counts, n_columns), lengths
+    row, columns, lengths = _placed(offsets, ids, column_of)
+    return *_tallied(columns, row, n_columns, len(offsets) - 1), lengths
+
+
+def _placed(offsets: np.ndarray, ids: np.ndarray, column_of: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(text, column) of each token that has one, both int32, and how many each text has of these."""
     n = len(offsets) - 1
     columns = column_of[ids]
     kept = columns >= 0
-    row = np.repeat(np.arange(n, dtype=np.int64), np.diff(offsets))[kept]
-    lengths = np.bincount(row, minlength=n).astype(np.int32)
-    width = max(n_columns, 1)
-    cells, counts = np.unique(row * width + columns[kept], return_counts=True)
-    row, columns = np.divmod(cells, width)
-    indptr = np.zeros(n + 1, dtype=np.int64)
-    np.cumsum(np.bincount(row, minlength=n), out=indptr[1:])
-    return indptr, columns.astype(np.int32), np.minimum(counts, MOST).astype(np.uint16), lengths
+    row = np.repeat(np.arange(n, dtype=np.int32), np.diff(offsets))[kept]
+    return row, columns[kept], np.bincount(row, minlength=n).astype(np.int32)
+
+
+def _tallied(major: np.ndarray, minor: np.ndarray, n_major: int, n_minor: int) -> tuple[np.ndarray, ...]:
+    """Pairs to (starts of each major int64 [n_major + 1], minors int32 ascending in each, how often uint16)."""
+    bits = max(n_minor - 1, 0).bit_length()
+    # Both numbers in one word, as short as will do: sorting words is what numpy does fastest.
+    word = np.uint32 if max(n_major - 1, 0).bit_length() + bits <= 32 else np.uint64
+    pairs = (major.astype(word) << word(bits)) | minor.astype(word)
+    pairs.sort()
+    first = np.flatnonzero(np.concatenate([np.ones(min(len(pairs), 1), dtype=np.bool_), pairs[1:] != pairs[:-1]]))
+    counts = np.diff(np.append(first, len(pairs)))
+    pairs = pairs[first]
+    starts = np.zeros(n_major + 1, dtype=np.int64)
+    np.cumsum(np.bincount((pairs >> word(bits)).astype(np.int64), minlength=n_major), out=starts[1:])
+    minors = (pairs & word((1 << bits) - 1)).astype(np.int32)
+    return starts, minors, np.minimum(counts, MOST).astype(np.uint16)
