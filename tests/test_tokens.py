@@ -134,3 +134,34 @@ def test_bad_input():
         Analyzer(stopwords="french")
     with pytest.raises(BadInput, match="list of texts"):
         Analyzer().count("one string")
+
+
+@given(st.lists(st.text(alphabet=st.sampled_from("ab A.é“ß中 \0\u0301-9" + "x" * 3), max_size=60), max_size=12))
+def test_words_in_odd_company_are_numbered_as_they_occur(texts):
+    offsets, ids, distinct = tokens._stream_plain(texts)
+    expected = [tokens.split(text) for text in texts]
+    assert [[distinct[i] for i in ids[a:b]] for a, b in zip(offsets, offsets[1:])] == expected
+    assert distinct == list(dict.fromkeys(word for words in expected for word in words))
+
+
+def test_many_words_outgrow_the_table():
+    texts = [" ".join(f"w{i * j % 200_003:x}" for i in range(3000)) + " " + "long" * 20 for j in range(1, 90)]
+    offsets, ids, distinct = tokens._stream_plain(texts)
+    assert distinct == list(dict.fromkeys(word for text in texts for word in text.split()))
+    assert [distinct[i] for i in ids[offsets[50] : offsets[51]]] == texts[50].split()
+
+
+@given(st.lists(st.text(max_size=40), max_size=8))
+def test_posting_lists_are_the_transposed_counts(texts):
+    offsets, ids, distinct = tokens.token_stream(texts)
+    column_of = np.array([hash(word) % 3 - 1 for word in distinct], dtype=np.int32)
+    starts, columns, counts, lengths = tokens._count_plain(offsets, ids, column_of, 2)
+    indptr, rows, by_column, same = tokens.posting_lists(offsets, ids, column_of, 2)
+    dense, transposed = np.zeros((len(texts), 2), int), np.zeros((2, len(texts)), int)
+    for i in range(len(texts)):
+        dense[i, columns[starts[i] : starts[i + 1]]] = counts[starts[i] : starts[i + 1]]
+    for c in range(2):
+        assert (np.diff(rows[indptr[c] : indptr[c + 1]]) > 0).all()
+        transposed[c, rows[indptr[c] : indptr[c + 1]]] = by_column[indptr[c] : indptr[c + 1]]
+    assert np.array_equal(dense.T, transposed)
+    assert np.array_equal(lengths, same)

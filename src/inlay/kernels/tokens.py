@@ -14,14 +14,14 @@ Two steps, with the caller in between deciding which tokens share a column (stem
 from __future__ import annotations
 
 import unicodedata
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
-from itertools import chain
+from typing import Any
 
 import numpy as np
 
 from inlay.kernels import compiled
+from inlay.kernels.words import SLICE, Words
 
 __all__ = ["MOST", "count_columns", "posting_lists", "split", "token_stream"]
 
@@ -94,45 +94,78 @@ def token_stream(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str
 
 # Bytes of UTF-8 → the same with ASCII letters folded and every ASCII separator a space; other characters stay.
 _ASCII = bytes((ord(chr(code).lower()) if chr(code).isalnum() else 32) if code < 128 else code for code in range(256))
-_SLICE = 32  # texts whose words exist as objects at the same time
 
 
 def _stream_plain(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    # Words between ASCII separators first: that is all there is to English, and bytes are split in C at once.
-    numbers: defaultdict[bytes, int] = defaultdict()
-    numbers.default_factory = numbers.__len__
+    # Words between ASCII separators first: that is all there is to English.
+    words = Words()
     offsets = np.zeros(len(texts) + 1, dtype=np.int64)
-    spelled = []
-    for low in range(0, len(texts), _SLICE):
-        words = [text.encode("utf-8", "replace").translate(_ASCII).split() for text in texts[low : low + _SLICE]]
-        counts = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
-        np.cumsum(counts, out=offsets[low + 1 : low + 1 + len(words)])
-        offsets[low + 1 : low + 1 + len(words)] += offsets[low]
-        every = map(numbers.__getitem__, chain.from_iterable(words))
-        spelled.append(np.fromiter(every, dtype=np.int32, count=int(counts.sum())))
-    ids = np.concatenate(spelled) if spelled else np.empty(0, dtype=np.int32)
-    return _inner_tokens(offsets, ids, list(numbers))
+    numbers = [np.empty(0, dtype=np.int32)]
+    low, written = 0, 0
+    while low < len(texts):
+        encoded: list[bytes] = []
+        size = 0
+        while low + len(encoded) < len(texts) and size < SLICE:
+            encoded.append(texts[low + len(encoded)].encode("utf-8", "replace"))
+            size += len(encoded[-1]) + 1
+        ids, starts = words.number(b" ".join(encoded).translate(_ASCII))
+        ends = np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)) + 1)
+        offsets[low + 1 : low + 1 + len(encoded)] = written + np.searchsorted(starts, ends)
+        numbers.append(ids)
+        low, written = low + len(encoded), written + len(ids)
+    return _inner_tokens(offsets, np.concatenate(numbers), words.spelled)
 
 
 def _inner_tokens(offsets: np.ndarray, ids: np.ndarray, words: list[bytes]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Split the words that have other characters than ASCII letters and digits."""
-    number: dict[str, int] = {}
-    tokens: list[int] = []
+    """Split the words that have other characters than ASCII letters and digits, which in English are few."""
+    names = b" ".join(words).decode().split(" ") if words else []
+    odd = [at for at, word in enumerate(words) if not word.isascii()]
+    if not odd:
+        return offsets, ids, names
+    number = dict(zip(names, range(len(names))))
+    for at in odd:
+        del number[names[at]]  # it is a word, and perhaps no token
+    # Where a token that odd words hold occurs first: in which word, and where therein.
+    place: dict[int, int] = {}
+    inner: list[int] = []
     counts = np.ones(len(words), dtype=np.int64)
-    for at, word in enumerate(b" ".join(words).decode().split(" ") if words else ()):
-        if word.isascii():
-            tokens.append(number.setdefault(word, len(number)))
-        else:
-            inner = split(word)
-            counts[at] = len(inner)
-            tokens += [number.setdefault(token, len(number)) for token in inner]
-    of_word = np.array(tokens, dtype=np.int32)
-    if not len(words) or counts.min() == counts.max() == 1:
-        return offsets, of_word[ids] if len(words) else ids, list(number)
-    starts, here = np.cumsum(counts) - counts, counts[ids]
-    ends = np.cumsum(here)
-    take = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - here, here) + np.repeat(starts[ids], here)
-    return np.concatenate([[0], ends])[offsets], of_word[take], list(number)
+    for at in odd:
+        tokens = split(names[at])
+        counts[at] = len(tokens)
+        for here, token in enumerate(tokens, at << 32):
+            found = number.setdefault(token, len(names))
+            if found == len(names):
+                names.append(token)
+            place.setdefault(found, here)
+            inner.append(found)
+    places = np.arange(len(names)) << 32
+    held = list(place)
+    own = np.where(np.array(held, dtype=np.int64) < len(words), places[held], 1 << 62)
+    places[held] = np.minimum(own, list(place.values()))
+    kept = np.ones(len(names), dtype=np.bool_)
+    kept[odd] = False
+    order = np.flatnonzero(kept)
+    order = order[np.argsort(places[order], kind="stable")]
+    renamed = np.zeros(len(names), dtype=np.int32)
+    renamed[order] = np.arange(len(order), dtype=np.int32)
+    # Most words are one token: only the others need a place made for them.
+    first = np.arange(len(words))
+    inside = np.cumsum(counts[odd]) - counts[odd]  # where in `inner` each odd word's tokens begin
+    some = counts[odd] > 0
+    first[np.array(odd)[some]] = np.array(inner, dtype=np.int64)[inside[some]]
+    here = counts[ids]
+    stream = np.repeat(renamed[first][ids], here)
+    ends = np.zeros(len(ids) + 1, dtype=np.int64)
+    np.cumsum(here, out=ends[1:])
+    several = np.flatnonzero(here > 1)
+    if len(several):
+        begin = np.zeros(len(words), dtype=np.int64)
+        begin[odd] = inside
+        size = here[several]
+        within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+        source = np.repeat(begin[ids[several]], size) + within
+        stream[np.repeat(ends[several], size) + within] = renamed[np.array(inner)[source]]
+    return ends[offsets], stream, [names[token] for token in order.tolist()]
 
 
 @cache
@@ -205,7 +238,8 @@ def posting_lists(
         starts, columns, counts, lengths = count_columns(offsets, ids, column_of, n_columns)
         return *transpose(starts, columns, counts, n_columns), lengths
     row, columns, lengths = _placed(offsets, ids, column_of)
-    return *_tallied(columns, row, n_columns, len(offsets) - 1), lengths
+    indptr, rows, counts = _tallied(columns, row, n_columns, len(offsets) - 1)
+    return indptr, rows, counts, lengths
 
 
 def _placed(offsets: np.ndarray, ids: np.ndarray, column_of: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -217,12 +251,14 @@ def _placed(offsets: np.ndarray, ids: np.ndarray, column_of: np.ndarray) -> tupl
     return row, columns[kept], np.bincount(row, minlength=n).astype(np.int32)
 
 
-def _tallied(major: np.ndarray, minor: np.ndarray, n_major: int, n_minor: int) -> tuple[np.ndarray, ...]:
+def _tallied(
+    major: np.ndarray, minor: np.ndarray, n_major: int, n_minor: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs to (starts of each major int64 [n_major + 1], minors int32 ascending in each, how often uint16)."""
     bits = max(n_minor - 1, 0).bit_length()
     # Both numbers in one word, as short as will do: sorting words is what numpy does fastest.
-    word = np.uint32 if max(n_major - 1, 0).bit_length() + bits <= 32 else np.uint64
-    pairs = (major.astype(word) << word(bits)) | minor.astype(word)
+    word: Any = np.uint32 if max(n_major - 1, 0).bit_length() + bits <= 32 else np.uint64
+    pairs: np.ndarray = (major.astype(word) << word(bits)) | minor.astype(word)
     pairs.sort()
     first = np.flatnonzero(np.concatenate([np.ones(min(len(pairs), 1), dtype=np.bool_), pairs[1:] != pairs[:-1]]))
     counts = np.diff(np.append(first, len(pairs)))
