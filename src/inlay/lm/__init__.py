@@ -2,7 +2,7 @@
 
 - `Decoder`: pre-norm blocks with sockets for input, position, feed-forward, what comes before a block, and linear maps.
 - feed-forward parts: `SwiGLU` (dense), `Stem` (a row for each token), `HashExperts` (a network for each token).
-- `stem`, a decoder with STEM in some layers; `from_dense`, the STEM part that a trained dense one becomes.
+- `stem_decoder`, a decoder with STEM in some layers; `from_dense`, the STEM part that a trained dense one becomes.
 - `KeyValueCache`, `Rotary`.
 
 Everything here is torch (extra `train`), imported when first used.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from inlay.lm.feed_forward import SwiGLU, hidden_width
     from inlay.lm.hash_experts import HashExperts
     from inlay.lm.positions import Rotary
-    from inlay.lm.stem import Stem, from_dense, stem
+    from inlay.lm.stem import Stem, from_dense, stem_decoder
 
 _HOMES = {
     "Decoder": "decoder",
@@ -30,7 +30,7 @@ _HOMES = {
     "SwiGLU": "feed_forward",
     "from_dense": "stem",
     "hidden_width": "feed_forward",
-    "stem": "stem",
+    "stem_decoder": "stem",
 }
 
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
     "SwiGLU",
     "from_dense",
     "hidden_width",
-    "stem",
+    "stem_decoder",
 ]
 
 

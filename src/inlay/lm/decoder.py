@@ -89,6 +89,8 @@ class Decoder(nn.Module):
         for what, number in (("vocab", vocab), ("dim", dim), ("layers", layers), ("context", context)):
             if number < 1:
                 raise BadInput(f"{what} must be at least 1, got {number}")
+        if heads < 1 or dim % heads or (dim // heads) % 2:
+            raise BadInput(f"{heads} heads must divide dim {dim} into even widths")
         self.vocab, self.dim, self.context = vocab, dim, context
         self.hidden = hidden_width(dim) if hidden is None else hidden
         make = linear or _linear

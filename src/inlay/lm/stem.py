@@ -27,7 +27,7 @@ from inlay.lm.decoder import Decoder, _linear
 from inlay.lm.feed_forward import SwiGLU, hidden_width
 from inlay.tables.full import Full
 
-__all__ = ["Start", "Stem", "from_dense", "placed", "start_rows", "stem"]
+__all__ = ["Start", "Stem", "from_dense", "placed", "start_rows", "stem_decoder"]
 
 Mode = Literal["up", "gate", "additive"]
 Start = Literal["xavier", "normal", "scaled_normal", "zero"]
@@ -99,7 +99,7 @@ class Stem(nn.Module):
         return f"mode={self.mode!r}"
 
 
-def stem(
+def stem_decoder(
     vocab: int, dim: int = 128, layers: int = 6, heads: int = 4, *, where: Where | list[int] = "half",
     mode: Mode = "up", start: Start = "xavier", hidden: int | None = None,
     table: Callable[[int, int], nn.Module] | None = None, sparse: bool = True, **options: Any,
