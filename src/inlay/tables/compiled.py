@@ -13,7 +13,7 @@ from torch import Tensor
 from inlay.errors import BadInput
 from inlay.tables.table import Compiled
 
-__all__ = ["CodedRows", "DenseRows", "SparseRows"]
+__all__ = ["CodedRows", "CoordinateRows", "DenseRows", "SparseRows", "sparse", "sparse_count"]
 
 _DTYPES = {
     "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8,
@@ -158,11 +158,64 @@ class SparseRows(Compiled):
     def lookup(self, ids: Tensor) -> Tensor:
         """Float32 rows [..., dim]."""
         flat = ids.flatten()
-        starts, stops = self.indptr[flat].long(), self.indptr[flat + 1].long()
-        lengths = stops - starts
-        row = torch.repeat_interleave(torch.arange(len(flat)), lengths)
-        before = torch.cumsum(lengths, 0) - lengths
-        at = torch.arange(len(row)) - before[row] + starts[row]
-        found = torch.zeros(len(flat), self.dim)
-        found[row, self.columns[at].long()] = self.values[at]
-        return found.view(*ids.shape, self.dim)
+        return _scatter(self.indptr[flat].long(), self.indptr[flat + 1].long(), self, ids)
+
+
+class CoordinateRows(Compiled):
+    """Only the numbers that are not zero, each with its row (int32) and column (int16): for less than one a row.
+
+    Args:
+        rows: keys.
+        dim: width, below 32,768.
+        count: numbers kept in all.
+    """
+
+    row: Tensor
+    columns: Tensor
+    values: Tensor
+
+    def __init__(self, rows: int, dim: int, *, count: int) -> None:
+        super().__init__(rows, dim, count=count)
+        if dim >= 1 << 15 or rows >= 1 << 31:
+            raise BadInput(f"sparse rows must be below 32,768 wide and below 2**31 in number, got {dim} and {rows}")
+        self.register_buffer("row", torch.zeros(count, dtype=torch.int32))
+        self.register_buffer("columns", torch.zeros(count, dtype=torch.int16))
+        self.register_buffer("values", torch.zeros(count))
+
+    @classmethod
+    def of(cls, rows: Tensor) -> Self:
+        """Of dense rows [rows, dim]."""
+        at = rows.nonzero()
+        made = cls(rows.shape[0], rows.shape[1], count=len(at))
+        made.row.copy_(at[:, 0])
+        made.columns.copy_(at[:, 1])
+        made.values.copy_(rows[at[:, 0], at[:, 1]])
+        return made
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Float32 rows [..., dim]."""
+        flat = ids.flatten().int()
+        starts = torch.searchsorted(self.row, flat)
+        return _scatter(starts, torch.searchsorted(self.row, flat, right=True), self, ids)
+
+
+def _scatter(starts: Tensor, stops: Tensor, held: CoordinateRows | SparseRows, ids: Tensor) -> Tensor:
+    """Dense rows [..., dim] of ids whose numbers lie at [start, stop) of a sparse table."""
+    lengths = stops - starts
+    row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    before = torch.cumsum(lengths, 0) - lengths
+    at = torch.arange(len(row)) - before[row] + starts[row]
+    found = torch.zeros(len(lengths), held.dim)
+    found[row, held.columns[at].long()] = held.values[at]
+    return found.view(*ids.shape, held.dim)
+
+
+def sparse(rows: Tensor) -> SparseRows | CoordinateRows:
+    """The smaller of both sparse forms of dense rows [rows, dim]: coordinates below one number a row."""
+    kind = CoordinateRows if int(rows.count_nonzero()) <= len(rows) else SparseRows
+    return kind.of(rows)
+
+
+def sparse_count(rows: int, budget_bytes: float) -> int:
+    """How many numbers fit into a budget in `sparse` form: 6 bytes each and 4 a row, or 10 each."""
+    return max(int((budget_bytes - 4 * (rows + 1)) // 6), min(int(budget_bytes // 10), rows + 1), 0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from inlay.errors import BadInput
 from inlay.kernels.mixing import FIRST, SECOND, _salted
 
-__all__ = ["buckets", "mixed"]
+__all__ = ["buckets", "mixed", "salted"]
 
 
 def _signed(number: int) -> int:
@@ -32,3 +35,9 @@ def buckets(keys: Tensor, count: int, salt: int = 0) -> Tensor:
     if not 0 < count < 1 << 32:
         raise BadInput(f"a hash needs from 1 to 2**32 - 1 buckets, got {count}")
     return _right(mixed(keys, salt), 1) % count
+
+
+def salted(keys: Tensor, salts: Sequence[int]) -> Tensor:
+    """Keys [...] to [..., len(salts)] which hash, unsalted, as the keys do with each salt: many hashes in one call."""
+    shifts = [_signed((_salted(salt) - _salted(0)) % (1 << 64)) for salt in salts]
+    return keys.long()[..., None] + torch.tensor(shifts, dtype=torch.long, device=keys.device)

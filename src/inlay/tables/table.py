@@ -161,6 +161,14 @@ class Frozen(Compiled):
         """Rows [..., dim]."""
         return self.table.lookup(ids)
 
+    def forward(self, ids: Any) -> Any:
+        """As the table reads them, whatever form its ids have."""
+        return self.table(ids)
+
+    def materialize(self, ids: Tensor | None = None, batch: int = 1 << 16) -> Tensor:
+        """As the table does."""
+        return self.table.materialize(ids, batch)
+
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: nothing here learns."""
         return super().train(False)
