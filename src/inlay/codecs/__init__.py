@@ -2,21 +2,77 @@
 
 - `Float32`, `Float16`: a number at 4 or 2 bytes.
 - `Int8`: a number at 1 byte and one scale a row; its codes are `Quantised`.
+- `ProductQuantiser`: parts of a row as numbers of their nearest centres; `NormPQ`: the same with lengths apart
+  (`NormCodes`); `MagnitudePQ`: more parts for longer rows.
+- `LowRankRows`, `MagnitudeLowRank`: short codes over a basis, or over one for each group of lengths.
+- `TensorTrain`, `Pruned`, `Deduplicated`: a matrix as three small cores, as its largest numbers, as its distinct
+blocks.
+
+`for_budget(name, rows, share)` fits one of them within so many bytes; `nbytes_of` counts what rows really took.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inlay.codecs.budgets import for_budget, nbytes_of
+    from inlay.codecs.deduplicated import BlockCodes, Deduplicated
+    from inlay.codecs.low_rank import Grouped, LowRankRows, MagnitudeLowRank
+    from inlay.codecs.magnitude_product import MagnitudePQ
+    from inlay.codecs.norm_product import NormCodes, NormPQ
+    from inlay.codecs.product import ProductQuantiser
+    from inlay.codecs.pruned import Pruned, SparseCodes
     from inlay.codecs.scalar import Float16, Float32, Int8, Quantised
+    from inlay.codecs.tensor_train import TensorTrain, TrainCodes
 
-__all__ = ["Float16", "Float32", "Int8", "Quantised"]
+_HOMES = {
+    "BlockCodes": "deduplicated",
+    "Deduplicated": "deduplicated",
+    "Float16": "scalar",
+    "Float32": "scalar",
+    "Grouped": "low_rank",
+    "Int8": "scalar",
+    "LowRankRows": "low_rank",
+    "MagnitudeLowRank": "low_rank",
+    "MagnitudePQ": "magnitude_product",
+    "NormCodes": "norm_product",
+    "NormPQ": "norm_product",
+    "ProductQuantiser": "product",
+    "Pruned": "pruned",
+    "Quantised": "scalar",
+    "SparseCodes": "pruned",
+    "TensorTrain": "tensor_train",
+    "TrainCodes": "tensor_train",
+    "for_budget": "budgets",
+    "nbytes_of": "budgets",
+}
+
+__all__ = [
+    "BlockCodes",
+    "Deduplicated",
+    "Float16",
+    "Float32",
+    "Grouped",
+    "Int8",
+    "LowRankRows",
+    "MagnitudeLowRank",
+    "MagnitudePQ",
+    "NormCodes",
+    "NormPQ",
+    "ProductQuantiser",
+    "Pruned",
+    "Quantised",
+    "SparseCodes",
+    "TensorTrain",
+    "TrainCodes",
+    "for_budget",
+    "nbytes_of",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from inlay.codecs import scalar
-
-        return getattr(scalar, name)
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
