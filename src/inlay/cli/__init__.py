@@ -46,8 +46,11 @@ COMMANDS: dict[str, Entry] = {
     "export": Entry("Collections", "inlay.cli.transfer:export", "Write the documents as JSON lines."),
     "doctor": Entry("Collections", "inlay.cli.doctor:command", "Verify every byte, and repair what can be repaired."),
     "encode": Entry("Vectors", "inlay.cli.encode:command", "Turn lines of text into rows of vectors."),
+    "classify": Entry("Vectors", "inlay.cli.classify:command", "Train, use and compress text classifiers."),
+    "words": Entry("Vectors", "inlay.cli.words:command", "Convert word vectors, and find words near others."),
     "eval": Entry("Measure", "inlay.cli.evaluate:command", "Measure retrieval quality on judged queries."),
     "reproduce": Entry("Measure", "inlay.cli.reproduce:command", "Run a published method against its baseline."),
+    "bench-tables": Entry("Measure", "inlay.cli.bench_tables:command", "Compare compressed embedding tables."),
     "train": Entry("Measure", "inlay.cli.train:command", "Train a model by a recipe."),
     "completion": Entry("Shell", "inlay.cli.completion:command", "Print the completion script for your shell."),
 }

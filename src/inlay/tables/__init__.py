@@ -3,10 +3,15 @@
 A `Table` learns; `table.compiled()` gives the form that is read, with every byte counted. `KeySpace` numbers the values
 of fields, `PerField` puts a table behind each.
 
-- `Full`: a row a key.
-- what tables compile to: `DenseRows`, `CodedRows`, `SparseRows`, `Frozen`.
+- a row a key: `Full`; shared by hashing: `Hashed`, `Unified`, `MultiHash`; composed of parts: `Compositional`,
+  `Subspace`, `LowRank`, `TensorTrain`, `Robe`, `DeepHash`.
+- in codes or integers: `MGQE`, `DPQ`, `IntTable`, `ALPT`; as wide as it should be: `MixedDimension`, `AutoDim`,
+  `OptEmbed`; pruned: `DeepLight`, `AutoSrh`, `PEP`; by frequency or likeness: `Adaptive`, `Deduplicated`.
+- what tables compile to: `DenseRows`, `CodedRows`, `SparseRows`, `CoordinateRows`, `Frozen`.
+- beneath them: `RowStore` and `Overlay` (rows in memory or mapped), `Prefetcher` and `LFU` (rows before they are
+  needed), `Engram` and `LongestNGram` (keys of token ids), `RowAdam` (an optimiser by row).
 
-Everything here is torch (extra `train`), imported when first used.
+Tables are torch (extra `train`), imported when first used; stores and what reads them are numpy.
 """
 
 from __future__ import annotations

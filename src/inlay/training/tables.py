@@ -10,34 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from inlay.errors import BadInput
+from inlay.tables.low_rank import LowRank as LowRankTable
 
 __all__ = ["LowRankTable", "ProductTable", "compressed"]
-
-
-class LowRankTable(nn.Module):
-    """Rows as codes times a basis: table ≈ codes [tokens, rank] · basis [rank, dim]."""
-
-    def __init__(self, codes: Tensor, basis: Tensor) -> None:
-        super().__init__()
-        self.codes, self.basis = nn.Parameter(codes.clone()), nn.Parameter(basis.clone())
-
-    @classmethod
-    def fit(cls, table: Tensor, rank: int) -> LowRankTable:
-        """The nearest table of that rank (truncated singular value decomposition)."""
-        if not 0 < rank <= min(table.shape):
-            raise BadInput(f"rank must be from 1 to {min(table.shape)}, got {rank}")
-        u, s, v = torch.linalg.svd(table.detach().float(), full_matrices=False)
-        root = s[:rank].sqrt()  # shared between both, so that neither trains much faster than the other
-        return cls(u[:, :rank] * root, root[:, None] * v[:rank])
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Rows [..., dim] of ids [...]."""
-        return nn.functional.embedding(ids, self.codes) @ self.basis
-
-    @property
-    def weight(self) -> Tensor:
-        """The whole table [tokens, dim]."""
-        return self.codes @ self.basis
 
 
 class ProductTable(nn.Module):

@@ -3,6 +3,9 @@
 - `KeyedVectors`: a file of vectors by key, opened in milliseconds, that answers for misspelt and unknown keys too;
   `Rules` say how. `StoreWriter` writes one row by row; `read` and `write` know the word2vec, GloVe and fastText files.
 - `concat` reads several stores as one; `Featurizer` is a store without a file.
+- `BagClassifier`, a text classifier over bags of words and hashed word pairs; its `compress` makes a `CompressedBag`.
+  `load_classifier` reads either.
+- `MaxoutWindow`: tokens in their context, over a table without a vocabulary (torch).
 """
 
 from __future__ import annotations
@@ -11,30 +14,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inlay.words.bag_classifier import BagClassifier
+    from inlay.words.compressed_bag import CompressedBag
     from inlay.words.concatenation import Concatenated, Featurizer, concat
     from inlay.words.formats import read, write
     from inlay.words.keyed_vectors import KeyedVectors
+    from inlay.words.maxout_window import MaxoutWindow
     from inlay.words.out_of_vocabulary import Rules
     from inlay.words.store_writer import StoreWriter
+    from inlay.words.text_classifier import load_classifier
 
 _HOMES = {
+    "BagClassifier": "bag_classifier",
+    "CompressedBag": "compressed_bag",
     "Concatenated": "concatenation",
     "Featurizer": "concatenation",
     "KeyedVectors": "keyed_vectors",
+    "MaxoutWindow": "maxout_window",
     "Rules": "out_of_vocabulary",
     "StoreWriter": "store_writer",
     "concat": "concatenation",
+    "load_classifier": "text_classifier",
     "read": "formats",
     "write": "formats",
 }
 
 __all__ = [
+    "BagClassifier",
+    "CompressedBag",
     "Concatenated",
     "Featurizer",
     "KeyedVectors",
+    "MaxoutWindow",
     "Rules",
     "StoreWriter",
     "concat",
+    "load_classifier",
     "read",
     "write",
 ]
@@ -43,7 +58,14 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        from inlay.errors import MissingExtra
+
+        raise MissingExtra("token encoders", "train") from None
     globals()[name] = value
     return value
 

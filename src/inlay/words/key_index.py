@@ -67,7 +67,7 @@ class KeyIndex:
             return []
         rows = self.file.read(f"{self._blocks}_rows", low, high).tolist()
         alike = [row for row, other in zip(rows, near) if other == hashed]
-        return [row for row, other in zip(alike, self.file.keys(alike)) if self._fold(other) == key]
+        return [row for row in alike if self._fold(self.file.key(row)) == key]
 
     def first_rows(self, keys: Sequence[str]) -> np.ndarray:
         """The first row of each key, -1 where there is none: int64 [n]. For many keys at once."""

@@ -248,7 +248,7 @@ class KeyedVectors(Store):
         """A key's unit vector, and what makes it raw (1 for unknown keys). Callers must not change the array."""
         row = self.row_of(key) if isinstance(key, str) else -1
         if row >= 0:
-            return self.file.unit_rows([row])[0], float(self.file.norms([row])[0])
+            return self.file.unit_row(row), float(self.file.read("norms", row, row + 1)[0])
         made = unknown_vector(key, self.file.dim, self.rules, self.rows_in_any_case, self.file, self.subword)
         return made, 1.0
 

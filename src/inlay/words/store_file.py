@@ -238,6 +238,18 @@ class StoreFile:
         """Lengths before normalisation, float32 [m]."""
         return self.gather("norms", np.asarray(at, dtype=np.int64))
 
+    def key(self, row: int) -> str:
+        """The key of one row."""
+        low, high = self.read("key_offsets", row, row + 2).tolist()
+        return self.read("key_bytes", low, high).tobytes().decode("utf-8", "surrogatepass")
+
+    def unit_row(self, row: int) -> np.ndarray:
+        """One row of `unit_rows`, float32 [dim]."""
+        found = self.read("rows", row, row + 1)[0].astype(np.float32)
+        if "scales" in self._blocks:
+            found *= self.read("scales", row, row + 1)
+        return found
+
     def keys(self, at: Iterable[int] | np.ndarray) -> list[str]:
         """The keys of rows."""
         at = np.asarray(at, dtype=np.int64)
