@@ -479,6 +479,38 @@ def test_files_change_and_vanish(c: inlay.Collection, folder: Path) -> None:
     assert c.search("omega", mode="lexical") == [], "what can no longer be read is no longer true"
 
 
+def test_rows_that_are_left_out_are_named(c: inlay.Collection, folder: Path) -> None:
+    (folder / "rows.jsonl").write_text('{"text": "epsilon row"}\nnot json\n[1]\n')
+    skipped = dict(sync(c, folder).skipped)
+    assert "malformed JSON" in skipped["rows.jsonl#2"]
+    assert "list" in skipped["rows.jsonl#3"]
+    assert c.search("epsilon", mode="lexical")[0].id == "rows.jsonl#1"
+
+
+def test_a_file_without_a_reader_is_read_once_there_is_one(
+    c: inlay.Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from inlay.documents import reading
+
+    real, broken = reading._bytes, [True]
+
+    def bytes_of(path: Path, name: str, sniff: bool) -> bytes:
+        if name == "a.txt" and broken[0]:
+            raise reading.Unreadable(name, "permission denied", passing=True)
+        return real(path, name, sniff)
+
+    monkeypatch.setattr(reading, "_bytes", bytes_of)
+    monkeypatch.setattr(reading, "may_read", lambda source: not broken[0])
+    first = sync(c, folder)
+    assert "permission" in dict(first.skipped)["a.txt"]
+    second = sync(c, folder)
+    assert (second.added, second.updated, second.unchanged) == (0, 0, second.files)
+    broken[0] = False
+    assert sync(c, folder).updated == 1
+    assert c.search("alpha", mode="lexical")[0].id == "a.txt"
+    assert sync(c, folder).unchanged == second.files
+
+
 def test_unreadable_files_and_folders(tmp_path: Path) -> None:
     """As another user, because root may read everything."""
     if os.geteuid() != 0:

@@ -610,6 +610,39 @@ def test_vectors_that_the_user_brings(path: Path, metric: str) -> None:
         assert c.verify() == []
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+def test_background_of_a_query_is_that_of_the_rows_alive(path: Path, metric: str, dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    rows = (rng.standard_normal((900, 8)) + 1).astype(np.float32)
+    query = rng.standard_normal(8).astype(np.float32)
+    with inlay.open(path, encoder=False, metric=metric, dtype=dtype) as c:
+        for start, stop in ((0, 30), (30, 400), (400, 900)):
+            c.add(vectors=rows[start:stop], ids=[f"d{i}" for i in range(start, stop)])
+        for alive, tolerance in ((range(900), 0.12), (range(800, 900), 0.03)):  # 512 of 900 rows, then all of 100
+            c.delete([document.id for document in c if int(document.id[1:]) not in alive])
+            kept = rows[list(alive)]
+            if metric == "cosine":
+                kept = kept / np.linalg.norm(kept, axis=1, keepdims=True)
+            scores = -((kept - query) ** 2).sum(axis=1) if metric == "l2" else kept @ query
+            mean, deviation = c._snapshot.view("dense").background(query)
+            assert mean == pytest.approx(scores.mean(), abs=tolerance * float(scores.std()))
+            assert deviation == pytest.approx(float(scores.std()), rel=tolerance)
+
+
+def test_vectors_that_know_nothing_do_not_drown_the_words(path: Path) -> None:
+    rng = np.random.default_rng(2)
+    texts = [f"{a} {b} {c}" for a in WORDS[:20] for b in WORDS[:20] for c in WORDS[20:]]
+    noise = rng.standard_normal((len(texts), 64)).astype(np.float32)
+    with inlay.open(path, encoder=False) as c:
+        c.add([{"id": str(i), "text": text} for i, text in enumerate(texts)], vectors=noise)
+        for query in (f"{WORDS[0]} {WORDS[1]}", f"{WORDS[4]} {WORDS[5]}"):
+            best = c.search(query, vector=rng.standard_normal(64), k=3)
+            both = sorted(query.split())
+            assert [sorted(set(hit.text.split()) & set(both)) for hit in best] == [both] * 3
+        assert c.search(WORDS[0], vector=noise[37], k=1)[0].id == "37", "what is met to the point comes first"
+
+
 def test_vectors_alone(path: Path) -> None:
     with inlay.open(path) as c:  # nobody asked for an encoder: the vectors decide
         c.add(vectors=np.eye(4), ids=["a", "b", "c", "d"])

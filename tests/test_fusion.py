@@ -1,11 +1,14 @@
 """Fusion of ranked lists: against plain sums, and its bounds."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import log_ndtr
 
-from inlay.search import convex, fuse, reciprocal_rank
+from inlay.search import convex, fuse, reciprocal_rank, surprisal
 
 
 @st.composite
@@ -60,6 +63,69 @@ def test_an_encoder_that_says_its_worth_is_fused_by_scores_and_another_by_ranks(
     assert fuse("lexical", "dense", lists, Weak()).ids.tolist() == [1, 2]
     by_rank = fuse("lexical", "dense", lists)
     assert by_rank.scores[0] == pytest.approx(by_rank.scores[1])
+
+
+@given(found(), found(), st.floats(-5, 20), st.floats(0.1, 10), st.floats(0.05, 2))
+def test_surprisal_is_bm25_and_what_chance_would_make_of_the_dense_score(lexical, dense, mean, deviation, weight):
+    lists = {"lexical": lexical, "dense": dense}
+    fused = surprisal(lists, lexical="lexical", dense="dense", background=(mean, deviation), weight=weight)
+    surprise = -log_ndtr((mean - dense[1].astype(np.float64)) / deviation)
+    plain = dict(zip(lexical[0].tolist(), lexical[1].tolist()))
+    for item, amount in zip(dense[0].tolist(), weight * (surprise - surprise.min(initial=np.inf))):
+        plain[item] = plain.get(item, 0) + amount
+    assert sorted(fused.ids.tolist()) == sorted(plain)
+    np.testing.assert_allclose(fused.scores, [plain[i] for i in fused.ids.tolist()], rtol=1e-4, atol=1e-4)
+    assert (np.diff(fused.scores) <= 0).all()
+
+
+def test_surprisal_of_a_dense_list_alone_keeps_its_order():
+    scores = np.linspace(3, -3, 40, dtype=np.float32)  # half of them below the mean
+    nothing = (np.zeros(0, np.int64), np.zeros(0, np.float32))
+    fused = surprisal(
+        {"lexical": nothing, "dense": (np.arange(40)[::-1], scores)}, lexical="lexical", dense="dense",
+        background=(0.0, 1.0),
+    )  # fmt: skip
+    assert fused.ids.tolist() == list(range(40))[::-1]
+
+
+@given(found(), found(), st.floats(0.5, 100), st.floats(-10, 10))
+def test_surprisal_does_not_depend_on_scale_and_offset_of_the_dense_scores(lexical, dense, factor, offset):
+    one = surprisal({"a": lexical, "b": dense}, lexical="a", dense="b", background=(2.0, 1.5))
+    moved = (dense[0], (dense[1].astype(np.float64) * factor + offset))
+    two = surprisal(
+        {"a": lexical, "b": moved}, lexical="a", dense="b", background=(2.0 * factor + offset, 1.5 * factor)
+    )
+    by_id = dict(zip(two.ids.tolist(), two.scores.tolist()))
+    np.testing.assert_allclose(one.scores, [by_id[i] for i in one.ids.tolist()], rtol=1e-3, atol=1e-3)
+
+
+def test_surprisal_where_all_dense_scores_are_equal_goes_by_words():
+    lists = {
+        "lexical": (np.array([5, 4]), np.array([2.0, 1.0], dtype=np.float32)),
+        "dense": (np.array([1, 4, 5]), np.full(3, 0.7, dtype=np.float32)),
+    }
+    fused = surprisal(lists, lexical="lexical", dense="dense", background=(0.7, 0.0))
+    assert fused.ids.tolist() == [5, 4, 1]
+
+
+def test_far_tails_stay_finite_and_in_order():
+    scores = np.array([500, 40, 30, 26, 25, 24.9, 24, 5, -5, -60], dtype=np.float32)
+    fused = surprisal(
+        {"l": (np.zeros(0, np.int64), np.zeros(0, np.float32)), "d": (np.arange(10), scores)}, lexical="l", dense="d",
+        background=(0.0, 1.0), weight=1.0,
+    )  # fmt: skip
+    assert fused.ids.tolist() == list(range(10))
+    assert np.isfinite(fused.scores).all()
+    assert fused.scores[0] == pytest.approx(500**2 / 2 + math.log(500 * math.sqrt(2 * math.pi)), rel=1e-5)
+
+
+def test_lists_of_unknown_worth_are_fused_by_surprisal_where_there_is_a_background():
+    lists = {
+        "lexical": (np.array([1, 2]), np.array([4.0, 3.9], dtype=np.float32)),
+        "dense": (np.array([2, 1]), np.array([0.9, 0.1], dtype=np.float32)),
+    }
+    assert fuse("lexical", "dense", lists, None, (0.0, 0.1)).ids.tolist() == [2, 1]  # nine deviations
+    assert fuse("lexical", "dense", lists, None, (0.0, 10.0)).ids.tolist() == [1, 2]  # a tenth of one
 
 
 def test_ties_go_to_the_lower_id():

@@ -62,10 +62,11 @@ def _layout(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None
     for name, array in arrays.items():
         if array.dtype.name not in _NAMES:
             raise BadInput(f"array {name!r} has dtype {array.dtype}, which safetensors cannot hold")
+        shape = list(array.shape)  # before it is made contiguous, which gives a scalar an axis
         array = np.ascontiguousarray(array)
         header[name] = {
             "dtype": _NAMES[array.dtype.name],
-            "shape": list(array.shape),
+            "shape": shape,
             "data_offsets": [offset, offset + array.nbytes],
         }
         parts.append(array)

@@ -82,13 +82,22 @@ def rm(ctx: click.Context, path: Path, yes: bool) -> None:
     what = f"the index of {place}" if place.folder else f"the collection {place.collection} with its documents"
     if about["documents"] is not None:
         what += f" ({about['documents']:,} documents)"
-    if not yes and not click.confirm(f"Remove {what}?", err=True):
-        say("nothing was removed")
+    if not yes and not _agreed(f"Remove {what}?"):
+        say("nothing was removed; to remove it without being asked, pass --yes")
         ctx.exit(1)
     left = remove(place.collection)
     click.echo(f"removed {what}")
     if left:
         say(f"{place.collection} stays, for it holds other files: {', '.join(left[:5])}")
+
+
+def _agreed(question: str) -> bool:
+    """The answer at the terminal; where there is nobody to ask, no."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)
+        return False
 
 
 def remove(collection: Path) -> list[str]:

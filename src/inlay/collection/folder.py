@@ -1,7 +1,7 @@
 """Keeping a collection in step with a folder of files: what changed is read again, what vanished is removed.
 
-A file counts as changed when its size or modification time does. Each step is one transaction, so an interrupted
-synchronisation goes on where it stopped.
+A file counts as changed when its size or modification time does, or when it could not be read (no permission, no reader
+installed) and now can be. Each step is one transaction, so an interrupted synchronisation goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from inlay.errors import BadInput, InlayError
 __all__ = ["SyncReport", "sync"]
 
 STEP_BYTES, STEP_FILES = 4_000_000, 256  # of files read between two commits
+AGAIN = -1  # time of modification that is kept of a file which could not be read for reasons outside of it
 
 
 @dataclass
@@ -84,7 +85,7 @@ def sync(
     ):
         seen.add(source.name)
         report.files += 1
-        if known.get(source.name) == (source.size, source.mtime_ns):
+        if _as_it_was(source, known.get(source.name)):
             report.unchanged += 1
         else:
             changed.append(source)
@@ -100,6 +101,15 @@ def sync(
     report.documents = len(collection)
     report.seconds = time.perf_counter() - started
     return report
+
+
+def _as_it_was(source: Any, was: tuple[int, int] | None) -> bool:
+    """Whether reading a file again would find nothing new."""
+    if was == (source.size, AGAIN):
+        from inlay.documents.reading import may_read
+
+        return not may_read(source)
+    return was == (source.size, source.mtime_ns)
 
 
 def _forget(collection: Collection, paths: Sequence[str]) -> None:
@@ -137,27 +147,27 @@ def _store(collection: Collection, step: Sequence[Any], known: Any, report: Sync
 
     documents, owned = [], []
     for source in step:
+        stamp = source.mtime_ns
         try:
-            of_file = read(source)
-        except InlayError as error:
+            of_file = read(source, on_skip=lambda name, reason: report.skipped.append((name, reason)))
+        except (InlayError, OSError) as error:
             report.skipped.append((source.name, str(error)))
             of_file = []
-        except OSError as error:
-            report.skipped.append((source.name, error.strerror or str(error)))
-            of_file = []
+            if isinstance(error, OSError) or getattr(error, "passing", False):
+                stamp = AGAIN
         documents += of_file
-        owned.append((source, [document.id for document in of_file]))
-        if source.name in known:
-            report.updated += 1
-        else:
+        owned.append((source, stamp, [document.id for document in of_file]))
+        if source.name not in known:
             report.added += 1
+        else:
+            report.updated += 1
     stored = collection.update(documents) if documents else None
     if stored:
         report.skipped += [(failure.id, failure.reason) for failure in stored.failed]
     catalog = collection._catalog
     with collection._mutex, collection._writing():
         stale = []
-        for source, ids in owned:
+        for source, _, ids in owned:
             now = set(ids)
             was = catalog.all("SELECT id FROM source_documents WHERE path=?", (source.name,))
             stale += [row[0] for row in was if row[0] not in now]
@@ -165,7 +175,7 @@ def _store(collection: Collection, step: Sequence[Any], known: Any, report: Sync
             collection.delete(stale)
         # Last: a file is done only when its documents are.
         with catalog.write():
-            for source, ids in owned:
+            for source, stamp, ids in owned:
                 catalog.run("DELETE FROM source_documents WHERE path=?", (source.name,))
                 catalog.many("INSERT OR IGNORE INTO source_documents VALUES(?,?)", [(source.name, i) for i in ids])
-                catalog.run("INSERT OR REPLACE INTO sources VALUES(?,?,?)", (source.name, source.size, source.mtime_ns))
+                catalog.run("INSERT OR REPLACE INTO sources VALUES(?,?,?)", (source.name, source.size, stamp))

@@ -57,17 +57,17 @@ def search(
                 snapshot = c._snapshot
         shown = {DENSE: lists[DENSE]} if mode == "dense" else lists
         if len(shown) > 1:
-            found = fuse(LEXICAL, DENSE, shown, c._dense_encoder())
+            encoder = c._dense_encoder()
+            found = fuse(LEXICAL, DENSE, shown, encoder, _background(snapshot, encoder, row))
         else:
             found = Fused(*next(iter(shown.values())), {})
-        if per == "chunk" or all(len(ids) < depth for ids, _ in lists.values()):
-            break
+        documents = snapshot.documents_of(found.ids) if per == "document" else {}
         # Several passages of one document count once: look deeper until k documents are found.
-        documents = snapshot.documents_of(found.ids)
-        if len(set(documents.values())) >= k:
+        enough = per == "chunk" or len(set(documents.values())) >= k
+        if enough or all(len(ids) < depth for ids, _ in lists.values()):
             break
         depth *= 4
-    best = _best_of_documents(snapshot, found.ids, k) if per == "document" else range(min(k, len(found.ids)))
+    best = _best_of_documents(documents, found.ids, k) if per == "document" else range(min(k, len(found.ids)))
     return _hits(snapshot, found, list(best), lists, made)
 
 
@@ -142,6 +142,14 @@ def _dense(snapshot: Snapshot, row: Any, depth: int, allowed: np.ndarray | None)
     return chunks, scores
 
 
+def _background(snapshot: Snapshot, encoder: Any, row: Any) -> tuple[float, float] | None:
+    """How the query scores with the whole collection, where fusion asks and every passage has its vector."""
+    if getattr(encoder, "hybrid_share", None) is not None or not isinstance(row, np.ndarray) or _is_lazy(snapshot):
+        return None
+    background: tuple[float, float] = snapshot.view(DENSE).background(row)
+    return background
+
+
 def _embed_candidates(
     c: Collection, snapshot: Snapshot, row: Any, lists: dict[str, Found], depth: int, rerank: int
 ) -> tuple[Found, set[int]]:
@@ -188,9 +196,8 @@ def _score(query: np.ndarray, row: np.ndarray, metric: str) -> float:
     return -float(((query - row) ** 2).sum()) if metric == "l2" else float(query @ row)
 
 
-def _best_of_documents(snapshot: Snapshot, chunks: np.ndarray, k: int) -> list[int]:
+def _best_of_documents(documents: Mapping[int, int], chunks: np.ndarray, k: int) -> list[int]:
     """Positions of the best chunk of each of the first k documents."""
-    documents = snapshot.documents_of(chunks)
     first: dict[int, int] = {}
     for i, chunk in enumerate(chunks.tolist()):
         # A chunk without a document: another process deleted it before this search took the right to write.

@@ -18,6 +18,7 @@ from inlay.types import Space, Sparse
 __all__ = ["DenseView", "LexicalView", "SparseView"]
 
 Found = tuple[np.ndarray, np.ndarray]  # chunk numbers int64 and scores float32, best first
+SAMPLED = 512  # rows that stand for the collection: their deviation is right to about 3 %
 
 
 class _View:
@@ -68,6 +69,7 @@ class DenseView(_View):
     def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray, space: Space) -> None:
         super().__init__(segments, tombstones)
         self.space = space
+        self._sample: np.ndarray | None = None
 
     def _index(self, i: int) -> Any:
         from inlay.indexes.flat import Flat
@@ -95,6 +97,28 @@ class DenseView(_View):
             hit = rows[0] >= 0
             found.append((segment.chunks[rows[0][hit]], scores[0][hit]))
         return self._best(found, k)
+
+    def background(self, query: np.ndarray) -> tuple[float, float]:
+        """Mean and standard deviation of the query's scores over the collection, from a sample of its rows."""
+        query = self._query(query)[0]
+        if self._sample is None:
+            parts = [self._some(i) for i in range(len(self.segments))]
+            self._sample = np.concatenate(parts) if parts else np.empty((0, self.space.dim), dtype=np.float32)
+        if not len(self._sample):
+            return 0.0, 0.0
+        scores = self._sample @ query
+        if self.space.metric == "l2":
+            scores = 2 * scores - np.einsum("ij,ij->i", self._sample, self._sample) - query @ query
+        return float(scores.mean(dtype=np.float64)), float(scores.std(dtype=np.float64))
+
+    def _some(self, i: int) -> np.ndarray:
+        """Segment i's part of the sample, float32: alive rows at even distances."""
+        dead, pack = self._dead[i], self.segments[i].pack
+        alive = np.arange(self.segments[i].rows) if dead is None else np.flatnonzero(~dead)
+        few = min(len(alive), -(-SAMPLED * len(alive) // max(self.alive, 1)))
+        rows = alive[np.arange(few) * len(alive) // max(few, 1)]
+        part: np.ndarray = pack["rows"][rows].astype(np.float32)
+        return part * pack["scales"][rows][:, None] if "scales" in pack else part
 
     def scores(self, query: np.ndarray, chunks: np.ndarray) -> np.ndarray:
         """Score of each given chunk, float32; NaN where it has no vector."""

@@ -29,11 +29,12 @@ class Unreadable(InlayError):
     Args:
         name: the file, as its folder calls it.
         reason: why, in words for a person.
+        passing: the reason may go without the file changing, so that trying again later is worth it.
     """
 
-    def __init__(self, name: str, reason: str) -> None:
+    def __init__(self, name: str, reason: str, *, passing: bool = False) -> None:
         super().__init__(name, reason)
-        self.name, self.reason = name, reason
+        self.name, self.reason, self.passing = name, reason, passing
 
     def __str__(self) -> str:
         return f"cannot read {self.name}: {self.reason}"

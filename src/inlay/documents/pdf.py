@@ -29,7 +29,7 @@ def read(data: bytes, name: str, on_skip: Callable[[str, str], None]) -> list[Do
     try:
         import pypdf
     except ImportError:
-        raise Unreadable(name, str(MissingExtra("PDF files", "pdf"))) from None
+        raise Unreadable(name, str(MissingExtra("PDF files", "pdf")), passing=True) from None
     logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of every slip that it mends
     metadata: dict[str, Any] = {"path": name, "kind": "pdf"}
     try:

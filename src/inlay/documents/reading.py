@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from inlay.documents.decode import Unreadable, decode
@@ -77,6 +78,12 @@ def read(
     return [Document(name, text, metadata)]
 
 
+def may_read(source: Source) -> bool:
+    """Whether nothing outside a file (its permissions, a reader that is not installed) forbids reading it."""
+    form = recognise(os.path.basename(os.fspath(source.path))) or PLAIN
+    return os.access(source.path, os.R_OK) and (form.kind != "pdf" or find_spec("pypdf") is not None)
+
+
 def _bytes(path: str | os.PathLike[str], name: str, sniff: bool) -> bytes:
     """The file's content; a binary file is given up after its first page."""
     try:
@@ -88,4 +95,4 @@ def _bytes(path: str | os.PathLike[str], name: str, sniff: bool) -> bytes:
                 raise Unreadable(name, "binary")
             return head + file.readall() if len(head) == _SNIFFED else head
     except OSError as error:
-        raise Unreadable(name, (error.strerror or str(error)).lower()) from None
+        raise Unreadable(name, (error.strerror or str(error)).lower(), passing=True) from None

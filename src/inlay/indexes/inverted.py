@@ -249,6 +249,9 @@ class Inverted:
         if self._pending:
             self._postings = _joined(self._postings, _columns_of(self._pending), self.impact)
             self._pending = []
+            if self.impact is None:
+                # Only bounds are missing, and those of all columns at once cost what a few first queries would.
+                self._postings._prepare(np.arange(len(self._postings.indptr) - 1))
         return self._postings
 
     def add(self, vectors: Any) -> None:

@@ -1,20 +1,27 @@
 """Fusion of ranked lists from different spaces into one.
 
 Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009) reads only ranks; the convex combination (Bruch, Gai and
-Ingber 2023) reads scores, brought to a common scale first. `benchmarks/fusion.py` measured both on judged training
-queries: ranks are the safe choice for a list of unknown quality, but a weak list drags a strong one down with them
-(NUMEN beside BM25 loses up to 6 points of nDCG@10), where a convex share of 0.15 gains on every set. So an encoder may
-say how much it is worth (`hybrid_share`), and one that does not is fused by ranks.
+Ingber 2023) reads scores, brought to a common scale by the best of each list; surprisal reads how far a score stands
+out of what the query scores with the rest of the collection. Which of them a collection uses was chosen on judged
+training queries:
+
+* `benchmarks/fusion.py`: a weak list drags a strong one down with its ranks (NUMEN beside BM25 loses up to 6 points of
+  nDCG@10), where a convex share of 0.15 gains on every set. So an encoder may say what it is worth (`hybrid_share`).
+* `benchmarks/fusion_brought.py`: of vectors that nobody has said anything about, from hashes to transformers, each
+  query's scores tell how much they know. Surprisal loses least where they know nothing, and gains where they do.
+* Ranks are what is left where there is no collection to compare with: vectors made on demand, of the few candidates
+  that one query has.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-__all__ = ["Found", "Fused", "convex", "fuse", "reciprocal_rank", "union"]
+__all__ = ["Found", "Fused", "convex", "fuse", "reciprocal_rank", "surprisal", "union"]
 
 Found: TypeAlias = tuple[np.ndarray, np.ndarray]  # ids int64 and scores float32, best first
 
@@ -79,16 +86,59 @@ def convex(
     return _sum(parts)
 
 
-def fuse(lexical: str, dense: str, lists: Mapping[str, Found], encoder: Any = None) -> Fused:
-    """The fusion of a collection: convex where the encoder says what it is worth beside BM25, by ranks otherwise.
+def surprisal(
+    lists: Mapping[str, Found], *, lexical: str, dense: str, background: tuple[float, float], weight: float = 0.4
+) -> Fused:
+    """BM25 plus the surprise at a dense score: weight · −ln P(a score by chance ≥ this one).
+
+    Chance is the normal distribution with the mean and deviation of the query's scores over the collection. Both terms
+    are then of one kind, which is why they can be added as they are: idf, of which BM25 is made, is about −ln P(a
+    document by chance has the term). The best of a list of noise is barely surprising, ln(documents) at most, however
+    near it lies to the others; what a good model finds stands out by several deviations more.
+
+    Args:
+        lists: both, best first.
+        lexical: name of the list of BM25 scores. An item that it lacks gets 0.
+        dense: name of the other list. An item that it lacks gets what the list's last one got.
+        background: mean and standard deviation of the dense scores of this query over the collection.
+        weight: of the surprise.
+    """
+    parts = dict(lists)
+    ids, scores = lists[dense]
+    if len(ids):
+        mean, deviation = background
+        z = (scores.astype(np.float64) - mean) / deviation if deviation > 0 else np.zeros(len(scores))
+        surprise = np.array([_surprise(value) for value in z.tolist()])
+        parts[dense] = ids, weight * (surprise - surprise[-1])
+    return _sum({name: parts[name] for name in (lexical, dense) if name in parts})
+
+
+def _surprise(z: float) -> float:
+    """−ln P(a standard normal variable ≥ z), in nats."""
+    if z < 25:
+        return -math.log(math.erfc(z / math.sqrt(2)) / 2)
+    return z * z / 2 + math.log(z * math.sqrt(2 * math.pi))  # erfc is about to underflow
+
+
+def fuse(
+    lexical: str,
+    dense: str,
+    lists: Mapping[str, Found],
+    encoder: Any = None,
+    background: tuple[float, float] | None = None,
+) -> Fused:
+    """The fusion of a collection: convex where the encoder says what it is worth beside BM25, otherwise by surprisal.
 
     Args:
         lexical: name of the lexical list.
         dense: name of the other one.
         lists: both.
         encoder: may carry `hybrid_share`, its weight in [0, 1], and `hybrid_floor`, the score that counts as nothing.
+        background: see `surprisal`; without it, lists of unknown worth are fused by ranks.
     """
     share = getattr(encoder, "hybrid_share", None)
+    if share is None and background is not None:
+        return surprisal(lists, lexical=lexical, dense=dense, background=background)
     if share is None:
         return reciprocal_rank(lists)
     floors = {lexical: 0.0}
