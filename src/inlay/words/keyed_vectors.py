@@ -380,7 +380,8 @@ class KeyedVectors(Store):
     def _scored(self, query: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows in order of their exact scores."""
         ids = np.sort(ids[ids >= 0])
-        scores = self.file.unit_rows(ids).astype(np.float64) @ query[0].astype(np.float64)
+        # Summed row by row, not by BLAS: there, equal rows can get scores that differ in the last bit.
+        scores = (self.file.unit_rows(ids).astype(np.float64) * query[0]).sum(axis=1)
         order = np.argsort(-scores, kind="stable")
         return ids[order], scores[order]
 

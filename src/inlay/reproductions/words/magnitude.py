@@ -117,17 +117,21 @@ def _hits(kv: KeyedVectors, rules: Any, asked: Sequence[Typo]) -> dict[str, floa
 
 
 def _exactness(kv: KeyedVectors, seed: int) -> float:
-    """Share of queries whose ten nearest keys are those of a brute-force product in float64."""
+    """Share of queries whose ten nearest keys are those of a brute-force product in float64.
+
+    Some rare words of this text always occur together and have the same vector: where keys differ, their scores must
+    be equal to 1e-12.
+    """
     rows = kv.file.whole("rows").astype(np.float64)
     equal = []
     for row in np.random.default_rng(seed).choice(len(kv), SEARCHES, replace=False).tolist():
-        query = rows[row] / np.linalg.norm(rows[row])
+        query = kv[row][1].astype(np.float64)
         scores = rows @ query
         scores[row] = -np.inf
         best = np.lexsort((np.arange(len(scores)), -scores))[:10]
         found = kv.most_similar(kv.file.keys([row])[0], k=10)
-        equal.append([name for name, _ in found] == kv.file.keys(best))
-        np.testing.assert_allclose([score for _, score in found], scores[best], atol=1e-6)
+        places = [kv.row_of(name) for name, _ in found]
+        equal.append(len(set(places)) == 10 and bool(np.all(np.abs(scores[places] - scores[best]) <= 1e-12)))
     return statistics.mean(equal)
 
 
