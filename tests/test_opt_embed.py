@@ -225,3 +225,13 @@ def test_rows_may_all_be_gone():
 def test_bad_settings_are_refused(make):
     with pytest.raises(BadInput):
         make()
+
+
+def test_the_random_baseline_takes_the_same_bytes_and_rows():
+    from inlay.reproductions.tables.optembed import mde_table, random_table
+
+    table = random_table([300, 500, 50], 400, 20_000, seed=1)
+    assert 18_000 < table.nbytes <= 20_000
+    assert sum(part.rows if part.kept is None else part.kept for part in table.parts()) == 400
+    assert mde_table([300, 500, 50], 20_000).nbytes <= 20_000
+    assert {part.settings["width"] for part in mde_table([400, 400], 20_000).parts()} == {6}  # MDE sees no difference
