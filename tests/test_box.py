@@ -40,9 +40,18 @@ STRANGE = {
 }
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["context", "static"])
+WAYS = {
+    "numpy": {"runtime": "numpy"},
+    "onnxruntime": {"runtime": "onnxruntime", "threads": 2},
+    "static": {"context": False},
+}
+
+
+@pytest.fixture(scope="module", params=WAYS)
 def box(request: pytest.FixtureRequest) -> Box:
-    return Box(request.param)
+    if request.param == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    return Box(**WAYS[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +96,48 @@ def test_spec_makes_it_again(box: Box) -> None:
     assert inlay.encoder(f"box?context={json.dumps(box.context)}").space == box.space
 
 
-def test_context_must_be_a_truth_value() -> None:
+def test_bad_options() -> None:
     with pytest.raises(BadInput, match="context"):
         Box(context="yes")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="runtime must be"):
+        Box(runtime="torch")
+    with pytest.raises(BadInput, match="threads"):
+        Box(threads=0)
+
+
+def test_both_runtimes_make_one_space() -> None:
+    pytest.importorskip("onnxruntime")
+    numpy, graph = Box(runtime="numpy"), Box(runtime="onnxruntime", threads=1)
+    assert numpy.space == graph.space
+    texts = [text for name, text in STRANGE.items() if name not in ("empty", "space", "only control")]
+    texts += [f"{a} is near {b}." for a in ("a parrot", "the boundary layer", "sorting") for b in ("bread", "flow")]
+    cosine = (numpy.encode_document(texts) * graph.encode_document(texts)).sum(1)
+    assert cosine.min() > 0.98
+    assert cosine.mean() > 0.99
+    threads = Box(runtime="onnxruntime", threads=3).encode_document(texts * 20)
+    np.testing.assert_allclose(threads, np.tile(graph.encode_document(texts), (20, 1)), atol=1e-6)
+
+
+def test_weights_without_a_graph_run_in_numpy(tmp_path: Path) -> None:
+    shipped = Weights(FOLDER)
+    names = [name for name in shipped._pack.names() if not name.endswith(".range")]
+    write(tmp_path, {name: shipped.array(name) for name in names}, {"made by": "a test"})
+    rows = Box(path=tmp_path).encode_query(["lift and drag"])
+    np.testing.assert_allclose(rows, Box(runtime="numpy").encode_query(["lift and drag"]), atol=1e-6)
+    with pytest.raises(BadInput, match="without a graph"):
+        Box(path=tmp_path, runtime="onnxruntime").encode_query(["lift and drag"])
+
+
+def test_a_large_addition_is_embedded_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Box, "at_once", 3)
+    with inlay.open(tmp_path / "c", encoder=Box(runtime="numpy")) as collection:
+        collection.add(["one parrot", "two loaves", "three dates"])
+        assert collection.info()["spaces"]["dense"]["pending"] == 0
+        collection.add(f"document {i} of many" for i in range(4))
+        assert collection.info()["spaces"]["dense"]["pending"] == 4
+        collection.search("document", rerank=1)
+        assert collection.info()["spaces"]["dense"]["pending"] == 3
+        assert collection.embed() == 3
 
 
 def test_what_is_shipped_is_small_and_has_its_card() -> None:
@@ -100,7 +148,7 @@ def test_what_is_shipped_is_small_and_has_its_card() -> None:
 def test_the_core_is_enough_for_the_first_query() -> None:
     heavy = ("torch", "onnxruntime", "tokenizers", "transformers", "numba", "scipy")
     code = (
-        "import sys, inlay; inlay.encoder('box').encode_query(['lift and drag']);"
+        "import sys, inlay; inlay.encoder('box', runtime='numpy').encode_query(['lift and drag']);"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

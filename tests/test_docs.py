@@ -29,7 +29,10 @@ from inlay.cli import COMMANDS
 from inlay.cli import inlay as root
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("getting-started", "collections", "encoders", "evaluation", "tables", "words"))]
+PAGES = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("getting-started", "collections", "encoders", "evaluation", "tables", "words")),
+]
 ALL_PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"(?:^<!-- (not run|slow): (.+?) -->\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -246,6 +246,7 @@ def test_nearest_keys_are_those_of_brute_force(stores, keys, dtype, fast, monkey
     if fast:
         pytest.importorskip("numba")
     monkeypatch.setattr("inlay.kernels.dense.compiled", lambda work: fast)
+    monkeypatch.setattr("inlay.kernels.sketch.compiled", lambda work: fast)
     kv = stores[dtype]
     all_rows = kv.file.unit_rows(np.arange(N)).astype(np.float64)
     for row in range(0, N, 23):

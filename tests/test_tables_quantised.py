@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -284,3 +285,18 @@ def test_projected_rows_of_one_id_train():
 def test_bad_settings_are_refused(make):
     with pytest.raises(BadInput):
         make()
+
+
+@pytest.mark.parametrize("kind", ["dpq", "mgqe"])
+def test_codes_in_training_are_those_of_every_row_of_the_batch(kind):
+    """Distinct ids are looked at once, weighed by how often they come: what BatchNorm over the whole batch gives."""
+    torch.manual_seed(0)
+    table = DPQ(40, 8, parts=2, centres=16) if kind == "dpq" else MGQE(40, 8, parts=2, high=16, low=4)
+    twin = copy.deepcopy(table)
+    for _ in range(3):
+        ids = torch.randint(0, 40, (90,)) % torch.randint(1, 41, (90,))
+        found = table._nearest(ids)
+        _, responses = twin._responses(ids)
+        assert torch.equal(found, responses.argmax(-1))
+        for ours, theirs in zip(table.norm.buffers(), twin.norm.buffers()):
+            assert torch.allclose(ours.float(), theirs.float(), rtol=1e-5)

@@ -375,3 +375,71 @@ def test_table_sources(tmp_path: Path) -> None:
     assert len(BUILDERS["pairs"](tmp_path / "t.tsv", columns=[0, 1])) == 2
     with pytest.raises(BadInput, match="'c'"):
         BUILDERS["pairs"](tmp_path / "t.tsv", columns=["a", "c"])
+
+
+def test_a_neighbourhood_shares_its_batches() -> None:
+    from inlay.training.neighbourhoods import neighbourhoods
+
+    class Two:
+        """A teacher that knows two kinds of texts."""
+
+        dim = 2
+
+        def rows(self, items):
+            return np.array([[1, 0.01 * len(t)] if t.startswith("a") else [0, 1] for t in items], dtype=np.float32)
+
+    both = [Source(name, [Example(f"{name} {i}") for i in range(40)], "texts") for name in ("a", "b")]
+    lanes = neighbourhoods(mixed(), Two(), size=40, share=0.5)(both)
+    assert sum(lane.share for lane in lanes) == pytest.approx(1)
+    assert [len(lane.rows) for lane in lanes] == [80, 40, 40]
+    assert [lane.share for lane in lanes] == pytest.approx([0.5, 0.25, 0.25])
+    assert {len(set(lane.rows[:, 0].tolist())) for lane in lanes[1:]} == {1}
+    batches = itertools.islice(Batcher(both, 8, choice=neighbourhoods(mixed(), Two(), size=40)).batches(), 60)
+    alike = sum(len({source for source, _ in batch.ids}) == 1 for batch in batches)
+    assert 15 <= alike <= 45
+    for wrong in ({"size": 0}, {"share": 1.5}):
+        with pytest.raises(BadInput, match="size must be"):
+            neighbourhoods(mixed(), Two(), **wrong)
+
+
+def test_agreement_is_whole_with_oneself() -> None:
+    from inlay.training.probe import agreement
+
+    class Taught(Letters):
+        dim = 26
+
+        def rows(self, items):
+            rows = self.encode_document(items)
+            return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+        encode_document = Letters.encode_document
+
+    class Unit(Letters):
+        def encode_document(self, items, *, batch_size=None, progress=False):
+            return Taught().rows(items)
+
+    words = [
+        "parrot",
+        "carrot",
+        "bread",
+        "beard",
+        "gull",
+        "full",
+        "tide",
+        "diet",
+        "edit",
+        "date",
+        "rate",
+        "tear",
+        "loaf",
+    ]
+    figures = agreement(words, Taught(), k=3)
+    assert figures(Unit()) == {"teacher neighbours": 1.0, "teacher cosine": pytest.approx(1)}
+
+    class Other(Letters):
+        def encode_document(self, items, *, batch_size=None, progress=False):
+            return np.random.default_rng(0).normal(size=(len(items), 8)).astype(np.float32)
+
+    found = figures(Other())
+    assert set(found) == {"teacher neighbours"}
+    assert found["teacher neighbours"] < 0.7

@@ -27,7 +27,14 @@ from inlay.training import (  # noqa: E402
     hardness,
 )
 from inlay.training.cosent import cosent  # noqa: E402
-from inlay.training.distillation import embed_match, gram_match, listwise, order_match  # noqa: E402
+from inlay.training.distillation import (  # noqa: E402
+    NeighbourMatch,
+    embed_match,
+    gram_match,
+    listwise,
+    neighbour_match,
+    order_match,
+)
 from inlay.training.info_nce import info_nce  # noqa: E402
 from inlay.training.models import unit  # noqa: E402
 from inlay.training.scores import BLOCKS, block_scores, guide  # noqa: E402
@@ -339,3 +346,18 @@ def test_sum_weighs_and_remembers() -> None:
     assert total.parts == pytest.approx({"c": float(one(pool)), "s": float(two(pool))})
     with pytest.raises(BadInput, match="head 'small'"):
         Sum(c=(1.0, one, "small"))(pool)
+
+
+def test_neighbour_match_by_its_definition() -> None:
+    s, t = unit(torch.randn(6, 5)), unit(torch.randn(6, 9))
+    total = 0.0
+    for i in range(6):
+        others = [j for j in range(6) if j != i]
+        mine = torch.softmax(torch.stack([s[i] @ s[j] for j in others]) / 0.1, 0)
+        theirs = torch.softmax(torch.stack([t[i] @ t[j] for j in others]) / 0.1, 0)
+        total += float((theirs * (theirs / mine).log()).sum())
+    assert float(neighbour_match(s, t, 0.1)) == pytest.approx(total / 6, rel=1e-4)
+    assert float(neighbour_match(t, t)) == pytest.approx(0, abs=1e-5)
+    assert float(neighbour_match(s[:1], t[:1])) == 0
+    with pytest.raises(BadInput, match="tau"):
+        NeighbourMatch(0)

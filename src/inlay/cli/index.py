@@ -57,6 +57,7 @@ def command(
     with open_place(place, encoder=encoder) as collection:
         report = mirror(collection, place, **covers)
         embedded = collection.embed(progress=sys.stderr.isatty()) if embed else 0
+        owed = collection.info()["spaces"].get("dense", {}).get("pending", 0)
     if json_wanted:
         from inlay.cli.show import print_json
 
@@ -67,6 +68,9 @@ def command(
     if len(report.skipped) > SKIPPED_SHOWN:
         say(f"skipped {len(report.skipped) - SKIPPED_SHOWN} more; inlay index --json lists them")
     click.echo(summary(report) + (f", {embedded} vectors made" if embedded else ""))
+    if owed:
+        say(f"{owed} passages are found by words first, and by meaning as searches come upon them. "
+            f"All of them now: inlay index --embed {place}")  # fmt: skip
 
 
 def open_place(place: Place, *, encoder: Any = None, mode: Literal["a", "r"] = "a") -> Collection:

@@ -198,9 +198,9 @@ def run(
 ) -> Iterator[Cell]:
     """Cells of a grid, one after another; each is kept as it is finished, and none is made twice.
 
-    The rate of the table, and settings where a method has several to try, are chosen on validation with the first
-    seed, for every method and budget; the other seeds take what was chosen. The full table is there at whatever
-    budgets, once.
+    The rate of the table, and settings where a method has several to try, are chosen for every method on validation,
+    with the first seed at the first of the budgets that it fits into; other seeds and budgets take what was chosen. The
+    full table is there at whatever budgets, once.
 
     Args:
         splits: data.
@@ -232,13 +232,14 @@ def run(
     about["table_lrs"] = list(table_lrs)
     kept = {} if results is None else {(c.method, c.budget, c.seed): c for c in read_cells(results, about)}
     with tqdm(total=len(places) * len(seeds), unit="cell", disable=not progress) as bar:
+        best: dict[str, Cell] = {}
         for name, budget in places:
-            chosen: Cell | None = None
             for seed in seeds:
                 bar.set_description(f"{name} at {budget:g}")
                 cell = kept.get((name, budget, seed))
                 if cell is None:
                     tries: Iterable[tuple[dict[str, Any], float]]
+                    chosen = best.get(name)
                     if chosen is None:
                         tries = [(settings, lr) for settings in METHODS[name].tries for lr in table_lrs]
                     else:
@@ -253,7 +254,8 @@ def run(
                     cell = max(made, key=lambda c: (not c.failed, c.valid_auc))
                     if results is not None:
                         _append(Path(results), about, cell)
-                chosen = chosen or cell
+                if not cell.failed:
+                    best.setdefault(name, cell)
                 bar.update(1)
                 yield cell
 

@@ -23,7 +23,7 @@ from inlay.types import Chunk, Document, Space, SpaceMap
 
 __all__ = ["Handle"]
 
-DEFAULT_ENCODER = "numen?dim=8192&output=sparse"  # the best that needs no download
+DEFAULT_ENCODER = "box"  # the best that needs no download
 
 
 class Handle:

@@ -73,6 +73,11 @@ class _New:
     fresh: list[bool] = field(default_factory=list)  # whether each chunk needs rows
 
 
+def _at_once(encoder: Any, fresh: int) -> bool:
+    """Whether so many new passages are encoded with the addition, not later."""
+    return not getattr(encoder, "expensive", False) or fresh <= getattr(encoder, "at_once", 0)
+
+
 class Writer:
     """Writes to a collection whose lock its owner holds.
 
@@ -133,12 +138,13 @@ class Writer:
             raise BadInput(f"document {report.failed[0].id}: {report.failed[0].reason}")
         if not batch:
             return report
-        # A space without its encoder at hand (a model that was passed as an object) is owed its rows like a slow one.
-        encoders = {name: e for name, e in self.encoders().items() if not getattr(e, "expensive", False)}
-        lazy = [spaces[name] for name in spaces if name not in encoders and name != given]
         after, next_chunk, dead = self._number(
             batch, self._catalog.get("next_doc", 1), self._catalog.get("next_chunk", 1)
         )
+        fresh = sum(sum(item.fresh) for item in batch)
+        # A space without its encoder at hand (a model that was passed as an object) is owed its rows like a slow one.
+        encoders = {name: e for name, e in self.encoders().items() if _at_once(e, fresh)}
+        lazy = [spaces[name] for name in spaces if name not in encoders and name != given]
         inputs = self._inputs(batch, encoders, given, vectors)
         made = self._store(inputs, {name: (spaces[name], encoders.get(name)) for name in inputs if name != CHUNKS})
         self._commit(batch, dead, made, lazy, max(after, next_doc), next_chunk)

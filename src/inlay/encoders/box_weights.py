@@ -16,9 +16,10 @@ import numpy as np
 from inlay.errors import Corrupt
 from inlay.io import Pack, pack_bytes
 
-__all__ = ["FOLDER", "HASHES", "Weights", "write"]
+__all__ = ["FOLDER", "HASHES", "Weights", "graph_weights", "write"]
 
 FOLDER = Path(__file__).with_name("weights")
+GRAPH = "box.onnx"
 HASHES = "box.json"  # file name → BLAKE2b of its content, in hex
 
 
@@ -33,12 +34,14 @@ class Weights:
         path = folder / "box.safetensors"
         try:
             data = path.read_bytes()
-            known = json.loads((folder / HASHES).read_text(encoding="utf-8"))["box.safetensors"]
+            known = json.loads((folder / HASHES).read_text(encoding="utf-8"))
+            self.hash = _checked(path, data, known["box.safetensors"])
+            self.graph: bytes | None = None  # the layers for onnxruntime, if the file is there
+            if GRAPH in known:
+                self.graph = (folder / GRAPH).read_bytes()
+                _checked(folder / GRAPH, self.graph, known[GRAPH])
         except (OSError, ValueError, KeyError) as error:
             raise Corrupt(f"the weights in {folder} cannot be read ({error}); install inlay again") from None
-        self.hash = hashlib.blake2b(data, digest_size=32).hexdigest()
-        if self.hash != known:
-            raise Corrupt(f"{path} is not the file that was shipped (its BLAKE2b is {self.hash}); install inlay again")
         self._pack = Pack(data, str(path))
 
     def __contains__(self, name: str) -> bool:
@@ -62,6 +65,32 @@ class Weights:
     def vocabulary(self) -> list[str]:
         """Tokens in the order of their numbers."""
         return self._pack["vocabulary"].tobytes().decode("utf-8").split("\n")
+
+
+def graph_weights(weights: Weights) -> dict[str, np.ndarray]:
+    """What the graph `box.onnx` is given: name → array."""
+    found = {"positions": weights.float("positions")}
+    found |= {f"norm.{part}": weights.float(f"norm.{part}") for part in ("gain", "offset")}
+    # The only matrix stored in float: 8 bits are enough for it too.
+    codes, scale = eight_bits(weights.float("table.map").T)
+    found |= {"table.map": _middled(codes), "table.map.scale": scale}
+    depth = 0
+    while f"layers.{depth}.qkv" in weights:
+        at = f"layers.{depth}"
+        for name in (f"{at}.{part}" for part in ("qkv", "out", "up", "down")):
+            scale, zero = weights.float(f"{name}.range")
+            found |= {name: _middled(weights.array(name)), f"{name}.scale": weights.float(f"{name}.scale")}
+            found |= {f"{name}.offset": weights.float(f"{name}.offset")}
+            found |= {f"{name}.in.scale": np.array(scale, np.float32), f"{name}.in.zero": np.array(zero, np.uint8)}
+        for name in (f"{at}.{part}.{of}" for part in ("after_attention", "after_hidden") for of in ("gain", "offset")):
+            found[name] = weights.float(name)
+        depth += 1
+    return found
+
+
+def _middled(codes: np.ndarray) -> np.ndarray:
+    """int8 [out, in] as uint8 [in, out], 128 for 0."""
+    return np.ascontiguousarray((codes.T.astype(np.int16) + 128).astype(np.uint8))
 
 
 def four_bits(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,11 +131,25 @@ def eight_bits(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(np.rint(matrix / scale[:, None]), -127, 127).astype(np.int8), scale
 
 
-def write(folder: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """Write a weights file and its hash. Returns the hash."""
+def write(
+    folder: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], graph: bytes | None = None
+) -> str:
+    """Write a weights file, its graph for onnxruntime if there is one, and their hashes. Returns the weights' hash."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = pack_bytes(arrays, metadata)
-    found = hashlib.blake2b(data, digest_size=32).hexdigest()
-    (folder / "box.safetensors").write_bytes(data)
-    (folder / HASHES).write_text(json.dumps({"box.safetensors": found}, indent=2) + "\n", encoding="utf-8")
+    files = {"box.safetensors": pack_bytes(arrays, metadata)} | ({} if graph is None else {GRAPH: graph})
+    found = {name: _digest(data) for name, data in files.items()}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / HASHES).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return found["box.safetensors"]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+def _checked(path: Path, data: bytes, known: str) -> str:
+    found = _digest(data)
+    if found != known:
+        raise Corrupt(f"{path} is not the file that was shipped (its BLAKE2b is {found}); install inlay again")
     return found

@@ -102,15 +102,45 @@ class DPQ(Table):
 
     def _responses(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [n, parts, width] and normalised responses [n, parts, centres] of ids [n]."""
+        q, raw = self._raw(ids)
+        responses = self.norm(raw.flatten(0, 1)).view_as(raw)
+        allowed = self._allowed(ids)
+        return q, responses if allowed is None else responses.masked_fill(~allowed, -torch.inf)
+
+    def _raw(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         q = F.embedding(ids, self.weight).view(len(ids), self.num_parts, -1)
         if self.key is not None:
             raw = torch.einsum("npw,pkw->npk", q, self.key)
         else:
             cross = torch.einsum("npw,pkw->npk", q, self.centre)
             raw = 2 * cross - q.square().sum(-1, keepdim=True) - self.centre.square().sum(-1)
-        responses = self.norm(raw.flatten(0, 1)).view_as(raw)
-        allowed = self._allowed(ids)
-        return q, responses if allowed is None else responses.masked_fill(~allowed, -torch.inf)
+        return q, raw
+
+    @torch.no_grad()
+    def _nearest(self, ids: Tensor) -> Tensor:
+        """Codes [n, parts] of ids [n] in training: what `_responses` says, each distinct id once.
+
+        Of responses `vq` needs no gradient, and ids of a batch repeat; the statistics weigh them by how often they do.
+        """
+        unique, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
+        _, raw = self._raw(unique)
+        seen = len(ids) * self.num_parts
+        weight = counts.float() / seen
+        mean = torch.einsum("u,upk->k", weight, raw)
+        raw -= mean
+        variance = torch.einsum("u,upk->k", weight, raw.square())
+        assert self.norm.running_mean is not None
+        assert self.norm.running_var is not None
+        assert self.norm.num_batches_tracked is not None
+        momentum = 0.1 if self.norm.momentum is None else self.norm.momentum
+        self.norm.running_mean.lerp_(mean, momentum)
+        self.norm.running_var.lerp_(variance * (seen / max(seen - 1, 1)), momentum)
+        self.norm.num_batches_tracked += 1
+        raw *= (variance + self.norm.eps).rsqrt()
+        allowed = self._allowed(unique)
+        if allowed is not None:
+            raw.masked_fill_(~allowed, -torch.inf)
+        return raw.argmax(-1)[inverse]
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Rows [..., dim]."""
@@ -118,8 +148,11 @@ class DPQ(Table):
         part = torch.arange(self.num_parts)
         if not self.training or not len(flat):
             return self.centre[part, self.coded(flat)].view(*ids.shape, self.dim)
-        q, responses = self._responses(flat)
-        codes = responses.argmax(-1)
+        if self.mode == "vq":
+            q, codes = F.embedding(flat, self.weight).view(len(flat), self.num_parts, -1), self._nearest(flat)
+        else:
+            q, responses = self._responses(flat)
+            codes = responses.argmax(-1)
         self.codes[flat] = codes.to(torch.int16)
         chosen = self.centre[part, codes]
         self._penalties.append((chosen - q.detach()).square().mean())

@@ -8,15 +8,18 @@ into the offsets. The vocabulary table below them is the teacher's at a lower ra
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from inlay.encoders.box_weights import eight_bits, four_bits, packed, write
+from inlay.encoders.box_weights import Weights, eight_bits, four_bits, packed, write
 from inlay.errors import BadInput
+from inlay.training.box_graph import graph, ranges
 from inlay.training.models import MAIN, Model, rendered, unit
 from inlay.training.transformer import Transformer, TransformerTokens
 from inlay.training.views import Rendered
@@ -24,6 +27,8 @@ from inlay.training.views import Rendered
 __all__ = ["BoxModel", "NarrowLayer"]
 
 HEAD = 32  # width of an attention head in the teacher, and here
+SOME = 400  # texts from which the ranges of activations are taken
+CLIP = 0.85  # of a row's largest number is what 4 bits reach while learning; `four_bits` tries several when it is saved
 
 
 class NarrowLayer(nn.Module):
@@ -94,7 +99,7 @@ class BoxModel(Model):
 
     Args:
         teacher: a BERT of 32-wide heads, whose vocabulary table, positions and layers it begins with.
-        texts: some texts, by which the use of heads and units is judged.
+        texts: some texts, by which the use of heads and units, and the range of activations, are judged.
         layers: which of the teacher's layers, from 0.
         heads: attention heads kept in each.
         hidden: hidden units kept in each.
@@ -133,9 +138,38 @@ class BoxModel(Model):
         self.static_map.weight.data = static_map.T.clone()
         self.gate = nn.Parameter(torch.ones(()))
         self.layers = nn.ModuleList(NarrowLayer(self.dim, heads, hidden) for _ in layers)
-        self.lighter, self.max_length = lighter, teacher.max_length
+        self.lighter, self.max_length, self.coarse = lighter, teacher.max_length, False
         self._teacher_tokenize, self._vocabulary = teacher.tokenize, _vocabulary(teacher)
         self._copy(bert, texts, layers)
+        self._some = [text for text in texts if text.strip()][:: max(1, len(texts) // SOME)][:SOME]
+
+    @torch.no_grad()
+    def restore(self, folder: str | Path) -> BoxModel:
+        """Take the weights that `save` wrote, as far as their 4 and 8 bits tell; shapes must be the model's own."""
+        weights = Weights(Path(folder))
+        held = self.state_dict()
+
+        def put(name: str, array: Any) -> None:
+            if tuple(array.shape) != tuple(held[name].shape):
+                raise BadInput(f"{folder} has {name} as {list(array.shape)}, this model as {list(held[name].shape)}")
+            held[name].copy_(torch.from_numpy(array.copy()))
+
+        for name in ("static", "table"):
+            codes, scale = weights.table(name)
+            put(f"{name}.weight", codes * scale[:, None])
+            put(f"{name}_map.weight", weights.float(f"{name}.map").T)
+        put("positions", weights.float("positions"))
+        held["gate"].fill_(1)  # it is part of the map
+        norms = {"norm": "norm"}
+        for i in range(len(self.layers)):
+            for name in ("qkv", "out", "up", "down"):
+                put(f"layers.{i}.{name}.weight", weights.float(f"layers.{i}.{name}"))
+                put(f"layers.{i}.{name}.bias", weights.float(f"layers.{i}.{name}.offset"))
+            norms |= {f"layers.{i}.{name}": f"layers.{i}.{name}" for name in ("after_attention", "after_hidden")}
+        for name in norms:
+            put(f"{name}.weight", weights.float(f"{name}.gain"))
+            put(f"{name}.bias", weights.float(f"{name}.offset"))
+        return self
 
     @torch.no_grad()
     def _copy(self, bert: Any, texts: Sequence[str], layers: Sequence[int]) -> None:
@@ -168,16 +202,28 @@ class BoxModel(Model):
     def forward(self, tokens: TransformerTokens) -> dict[str, Tensor]:
         """Unit rows by output."""
         ids, keep = tokens.ids, tokens.mask.bool()
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.lighter and self.training):
+        # Plain attention while training: the fused kernel's way back is half as fast on texts this short.
+        plain = sdpa_kernel(SDPBackend.MATH) if self.training else nullcontext()
+        with plain, torch.autocast(ids.device.type, torch.bfloat16, enabled=self.lighter and self.training):
             mask = None if bool(keep.all()) else torch.zeros(keep.shape).masked_fill(~keep, -1e4)[:, None, None]
-            rows = self.norm(self.table_map(self.table(ids)) + self.positions[: ids.shape[1]])
+            rows = self.norm(self.table_map(self._looked_up(self.table, ids)) + self.positions[: ids.shape[1]])
             for layer in self.layers:
                 rows = layer(rows, mask)
         kept = keep[..., None]
         together = (rows.float() * kept).sum(1) / kept.sum(1)
-        alone = unit((self.static(ids) * kept).sum(1))
+        alone = unit((self._looked_up(self.static, ids) * kept).sum(1))
         mapped = self.static_map(alone)
         return {MAIN: unit(unit(together) + self.gate * mapped), "static": unit(mapped), "tokens": alone}
+
+    def _looked_up(self, table: nn.Embedding, ids: Tensor) -> Tensor:
+        """Rows of a table; if `coarse`, in the 4 bits they will be shipped in, and learnt as if they were not."""
+        rows: Tensor = table(ids)
+        if not self.coarse:
+            return rows
+        with torch.no_grad():
+            step = (rows.abs().amax(-1, keepdim=True) * (CLIP / 7)).clamp(min=1e-7)
+            left = (rows / step).round().clamp(-7, 7) * step - rows
+        return rows + left
 
     def width(self, head: str = MAIN) -> int:
         """How wide the rows of an output are."""
@@ -204,7 +250,29 @@ class BoxModel(Model):
         arrays["vocabulary"] = torch.frombuffer(
             bytearray("\n".join(self._vocabulary).encode()), dtype=torch.uint8
         ).numpy()
-        write(Path(folder), arrays, {"made by": "inlay train box"})
+        arrays |= ranges(self._entering())
+        made = {"made by": "inlay train box"}
+        write(Path(folder), arrays, made)
+        write(Path(folder), arrays, made, graph(Weights(Path(folder))))
+
+    @torch.no_grad()
+    def _entering(self) -> dict[str, Any]:
+        """What enters each matrix of the layers, on a few texts, float32 [tokens, in]."""
+        found: dict[str, list[Tensor]] = {}
+        hooks = []
+        for i, layer in enumerate(self.layers):
+            for name in ("qkv", "out", "up", "down"):
+                at = found.setdefault(f"layers.{i}.{name}", [])
+                linear: nn.Linear = getattr(layer, name)
+                hooks.append(linear.register_forward_pre_hook(lambda _, rows, at=at: at.append(rows[0].flatten(0, -2))))
+        training = self.training
+        self.eval()
+        for text in self._some:  # one by one: padding must not count
+            self(self.tokenize([text]))
+        self.train(training)
+        for hook in hooks:
+            hook.remove()
+        return {name: torch.cat(rows).numpy() for name, rows in found.items()}
 
 
 def _array(tensor: Tensor) -> Any:

@@ -21,7 +21,8 @@ from pathlib import Path
 __all__ = ["READERS", "Reader", "gather", "passages"]
 
 Reader = Callable[[Path], Iterator[str]]
-LONGEST = 900  # characters of a passage: what fits into 256 tokens
+LONGEST = 1200  # characters of a passage: what mostly fits into 256 tokens
+LENGTHS = (400, 600, 800, 1000, 1200)  # characters of passages made of several paragraphs
 LARGEST = 3_000_000  # bytes of a file
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"(])")
@@ -37,11 +38,11 @@ def clean(text: str) -> str:
 
 
 def passages(text: str, draw: random.Random) -> Iterator[str]:
-    """Sentences, three quarters of the time one at a time, otherwise several together."""
+    """Sentences, one at a time or, four times out of ten, several together: queries are short, documents are not."""
     sentences = [s for s in _SENTENCE.split(clean(text)) if 3 <= len(s) <= 500]
     at = 0
     while at < len(sentences):
-        count = 1 if draw.random() < 0.75 else draw.choice((2, 3, 4, 6, 8))
+        count = 1 if draw.random() < 0.6 else draw.choice((2, 3, 4, 6, 8, 12))
         joined = " ".join(sentences[at : at + count])[:LONGEST]
         if joined.count(" ") >= 2:
             yield joined
@@ -109,6 +110,20 @@ def web(path: Path) -> Iterator[str]:
                 yield text
         elif 25 < len(text) < 1500 and text.count(" ") > 3:
             yield from passages(text, draw)
+
+
+def chapters(path: Path) -> Iterator[str]:
+    """Paragraphs of an HTML page that follow each other, as many as make an abstract's length."""
+    draw = random.Random(path.name)
+    held, wanted = "", draw.choice(LENGTHS)
+    for kind, inner in _BLOCK.findall(_NOT_TEXT.sub("", _read(path))):
+        if kind not in "pP":
+            continue
+        held = f"{held} {clean(html.unescape(_TAG.sub(' ', inner)))}".strip()
+        if len(held) >= wanted:
+            if held.count(" ") > len(held) / 12:  # tables and listings have few spaces
+                yield held[:LONGEST]
+            held, wanted = "", draw.choice(LENGTHS)
 
 
 def prose(path: Path) -> Iterator[str]:
@@ -187,6 +202,7 @@ READERS: dict[str, tuple[str, Reader]] = {
     "dictionaries": ("usr/share/dictd/*.index", dictionary),
     "manuals": ("usr/share/man/man[1-8]/*.gz", manual),
     "documentation": ("usr/share/doc/**/*.html", web),
+    "chapters": ("usr/share/doc/**/*.html", chapters),
     "perl": ("usr/share/perl/**/*.pod", prose),
     "descriptions": ("var/lib/apt/lists/*_i18n_Translation-en*", descriptions),
     "python": ("usr/lib/python3*/**/*.py", python),
@@ -204,7 +220,7 @@ def gather(
         if len(found) >= 2 * most:
             break
         try:
-            found.update(dict.fromkeys(text for text in reader(path) if len(text) <= 1200 and keep(text)))
+            found.update(dict.fromkeys(text for text in reader(path) if len(text) <= LONGEST and keep(text)))
         except (OSError, ValueError, EOFError):
             continue  # a file that is not what it is called is no reason to stop
     texts = list(found)

@@ -18,10 +18,12 @@ __all__ = [
     "EmbedMatch",
     "GramMatch",
     "Listwise",
+    "NeighbourMatch",
     "OrderMatch",
     "embed_match",
     "gram_match",
     "listwise",
+    "neighbour_match",
     "order_match",
 ]
 
@@ -86,6 +88,23 @@ def listwise(teacher: Tensor, student: Tensor, tau_t: float = 0.05, tau_s: float
     return -(goal * (student.float() / tau_s).log_softmax(-1)).sum(-1).mean()
 
 
+def neighbour_match(s: Tensor, t: Tensor, tau: float = 0.05) -> Tensor:
+    """Kullback-Leibler divergence of each row's softmax over all other rows, teacher's from student's, mean over rows.
+
+    Where `gram_match` weighs every pair alike, this one looks at the nearest, and at their order. 0 when both agree.
+
+    Args:
+        s: unit student rows [n, dim].
+        t: unit teacher rows [n, teacher dim].
+        tau: temperature of both.
+    """
+    if len(s) < 2:
+        return s.sum() * 0
+    others = ~torch.eye(len(s), dtype=torch.bool, device=s.device)
+    mine, theirs = ((rows @ rows.T / tau)[others].view(len(s), -1).log_softmax(-1) for rows in (s.float(), t.float()))
+    return F.kl_div(mine, theirs, reduction="batchmean", log_target=True)
+
+
 class EmbedMatch(nn.Module):
     """`embed_match` over all texts of a batch.
 
@@ -126,6 +145,20 @@ class OrderMatch(nn.Module):
     def forward(self, pool: Pool) -> Tensor:
         """The loss of a pool with teacher vectors."""
         return order_match(pool.rows, pool.teacher, self.margin, self.pairs)
+
+
+class NeighbourMatch(nn.Module):
+    """`neighbour_match` over all texts of a batch. Put related texts into one, as for `OrderMatch`."""
+
+    def __init__(self, tau: float = 0.05) -> None:
+        super().__init__()
+        if not tau > 0:
+            raise BadInput(f"tau must be above 0, got {tau}")
+        self.tau = tau
+
+    def forward(self, pool: Pool) -> Tensor:
+        """The loss of a pool with teacher vectors."""
+        return neighbour_match(pool.rows, pool.teacher, self.tau)
 
 
 class Listwise(nn.Module):

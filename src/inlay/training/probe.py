@@ -8,9 +8,10 @@ import numpy as np
 
 from inlay.training.models import Model
 from inlay.training.sources import Source
+from inlay.training.teacher import Teaching
 from inlay.types import Encoder
 
-__all__ = ["probe", "spearman"]
+__all__ = ["agreement", "probe", "spearman"]
 
 
 def probe(held: Sequence[Source]) -> Callable[[Model | Encoder], dict[str, float]]:
@@ -37,6 +38,32 @@ def probe(held: Sequence[Source]) -> Callable[[Model | Encoder], dict[str, float
             rank = 1 + ((scores >= best) & ~right).sum(1)
             found[f"{source.name} accuracy@1"] = float((rank == 1).mean())
             found[f"{source.name} MRR@10"] = float(np.where(rank <= 10, 1 / rank, 0).mean())
+        return found
+
+    return figures
+
+
+def agreement(texts: Sequence[str], teacher: Teaching, *, k: int = 10) -> Callable[[Model | Encoder], dict[str, float]]:
+    """model → how far it agrees with its teacher about texts that neither has to rank for anyone.
+
+    `teacher cosine` is the mean over texts of the cosine of both vectors, `teacher neighbours` the share of each text's
+    k nearest others, by the teacher, that are among the model's k nearest.
+    """
+    theirs = teacher.rows(texts)
+
+    def nearest(rows: np.ndarray) -> np.ndarray:
+        scores = rows @ rows.T
+        np.fill_diagonal(scores, -np.inf)
+        return np.argpartition(-scores, k - 1, axis=1)[:, :k]
+
+    known = nearest(theirs)
+
+    def figures(model: Model | Encoder) -> dict[str, float]:
+        mine = np.asarray(model.encode_document(texts))
+        shared = [len(np.intersect1d(a, b)) for a, b in zip(nearest(mine), known)]
+        found = {"teacher neighbours": float(np.mean(shared)) / k}
+        if mine.shape == theirs.shape:
+            found["teacher cosine"] = float((mine * theirs).sum(1).mean())
         return found
 
     return figures

@@ -30,7 +30,7 @@ from inlay.training.models import Model, select
 from inlay.training.scores import Pool
 from inlay.training.stage import Stage
 
-__all__ = ["Report", "Trainer"]
+__all__ = ["Evaluate", "Report", "Trainer"]
 
 Evaluate = Callable[[Model], Mapping[str, float]]
 # A batch, its texts tokenised in parts, where each text is among those parts, and what the teacher says of it.

