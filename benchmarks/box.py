@@ -1,12 +1,12 @@
 """The encoder in the box beside its teacher: quality, bytes, texts a second, cold start.
 
-    INLAY_DATA=DIR python -m benchmarks.box [minilm] [box] [numpy] [static] [hybrid] [lazy] [speed] [robust] [share]
+    INLAY_DATA=DIR python -m benchmarks.box [minilm] [box] [int8] [static] [hybrid] [lazy] [speed] [robust] [share]
 
-Every part adds to results/box-frontier.json. `box` is run by onnxruntime in 8 bits, `numpy` is the same in 32. `lazy`
-is the hybrid of a large addition, where only the best by words have vectors. `share` is the one that chooses something:
-the weight of the box beside BM25 (`Box.hybrid_share`), on training pairs alone (summary of a docstring → function,
-title → body, caption → another caption); all other parts only judge. MiniLM is the original in float32; its texts are
-cut at 256 tokens, as its authors do.
+Every part adds to results/box-frontier.json. `box` is run by numpy in 32 bits, `int8` is the same by onnxruntime in 8.
+`lazy` is the hybrid of a large addition, where only the best by words have vectors. `share` is the one that chooses
+something: the weight of the box beside BM25 (`Box.hybrid_share`), on training pairs alone (summary of a docstring →
+function, title → body, caption → another caption); all other parts only judge. MiniLM is the original in float32; its
+texts are cut at 256 tokens, as its authors do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.data import folder, judged
 
 SETS = ("scifact", "cranfield", "cosqa")
-PARTS = ("minilm", "box", "numpy", "static", "hybrid", "lazy", "speed", "robust")
+PARTS = ("minilm", "box", "int8", "static", "hybrid", "lazy", "speed", "robust")
 RESULTS = Path(__file__).parents[1] / "results" / "box-frontier.json"
 Encode = Callable[[Sequence[str]], np.ndarray]
 
@@ -318,8 +318,8 @@ def table(found: dict[str, Any]) -> str:
     ways = [
         ("all-MiniLM-L6-v2, torch", "minilm", "minilm torch", size["minilm"]),
         ("all-MiniLM-L6-v2, onnxruntime int8", None, "minilm onnxruntime int8", None),
-        ("`box`, onnxruntime", "box", "box onnxruntime", size["box"]),
-        ("`box`, numpy", "numpy", "box numpy", size["box"]),
+        ("`box`, numpy", "box", "box numpy", size["box"]),
+        ("`box`, onnxruntime int8", "int8", "box onnxruntime", size["box"]),
         ("`box?context=false`", "static", "box static", size["box"]),
     ]
     lines = ["| | nDCG@10, mean of three | STS-B test | 128-token chunks/s | MB |", "|---|---:|---:|---:|---:|"]
@@ -347,7 +347,7 @@ def main(parts: tuple[str, ...], pairs: Path | None, out: Path) -> None:
     makers: dict[str, Callable[[], dict[str, Any]]] = {
         "minilm": lambda: quality(minilm()),
         "box": lambda: quality(box(True)),
-        "numpy": lambda: quality(box(True, "numpy")),
+        "int8": lambda: quality(box(True, "onnxruntime")),
         "static": lambda: quality(box(False)),
         "hybrid": hybrid,
         "lazy": lazy,

@@ -286,3 +286,11 @@ def test_what_is_trained_is_what_runs(tmp_path: Path) -> None:
     rows = Box(path=tmp_path).encode_document([*texts, "short"])
     # 4-bit tables and 8-bit matrices lie between them.
     assert (rows * model.encode([*texts, "short"])).sum(1).min() > 0.97
+
+
+def test_the_page_shows_the_figures_of_the_file() -> None:
+    pytest.importorskip("click")
+    from benchmarks.box import RESULTS, table
+
+    page = Path(__file__).parents[1] / "docs" / "encoders.md"
+    assert table(json.loads(RESULTS.read_text("utf-8"))) in page.read_text("utf-8")

@@ -340,8 +340,14 @@ def compare(cells: Iterable[Cell], labels: np.ndarray, *, resamples: int = 300, 
     seeds = sorted({seed for of in groups.values() for seed in of})
     random = np.random.default_rng(seed)
     n = len(labels)
-    draws = [(random.integers(0, n, n), random.integers(0, len(seeds), len(seeds))) for _ in range(resamples)]
-    draws = [(at, s) for at, s in draws if 0 < labels[at].sum() < n]
+    draws = [  # how often each test row was drawn, and which seeds
+        (
+            np.bincount(random.integers(0, n, n), minlength=n).astype(np.float32),
+            random.integers(0, len(seeds), len(seeds)),
+        )
+        for _ in range(resamples)
+    ]
+    draws = [(times, picked) for times, picked in draws if 0 < times @ labels < n]
     full = next((of for (name, _), of in groups.items() if name == "full"), None)
     full_drawn = None if full is None else _drawn(full, seeds, labels, draws)
     rows = []
@@ -366,19 +372,28 @@ def compare(cells: Iterable[Cell], labels: np.ndarray, *, resamples: int = 300, 
 
 def _drawn(of: dict[int, Cell], seeds: list[int], labels: np.ndarray, draws: list[Any]) -> np.ndarray:
     """Mean AUC of each resample."""
-    scores = [of[s].scores if s in of else None for s in seeds]
+    ranked = [_ranked(labels, of[s].scores) if s in of and of[s].scores is not None else None for s in seeds]
     found = []
-    for at, picked in draws:
-        one = [_fast_auc(labels[at], held[at]) for held in (scores[s] for s in picked) if held is not None]
+    for times, picked in draws:
+        one = [_weighted_auc(times, *held) for held in (ranked[s] for s in picked) if held is not None]
         found.append(np.mean(one) if one else np.nan)
     return np.array(found)
 
 
-def _fast_auc(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Share of pairs in the right order, ties as halves: Mann and Whitney's U. A bootstrap has no time for checks."""
-    clicked, other = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
-    below = np.searchsorted(other, clicked, "left").sum() + np.searchsorted(other, clicked, "right").sum()
-    return float(below / 2 / (len(clicked) * len(other)))
+def _ranked(labels: np.ndarray, scores: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows by rising score, their labels, and where each run of equal scores begins."""
+    assert scores is not None
+    order = np.argsort(scores, kind="stable")
+    return order, labels[order], np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])
+
+
+def _weighted_auc(times: np.ndarray, order: np.ndarray, labels: np.ndarray, runs: np.ndarray) -> float:
+    """AUC of rows that count so many times: Mann and Whitney's U over runs of ties. A bootstrap has no time to sort."""
+    weight = times[order].astype(np.float64)
+    clicked = np.add.reduceat(weight * labels, runs)
+    other = np.add.reduceat(weight * (1 - labels), runs)
+    below = np.cumsum(other) - other / 2
+    return float(clicked @ below / (clicked.sum() * other.sum()))
 
 
 def _interval(drawn: np.ndarray) -> tuple[float, float]:

@@ -54,7 +54,7 @@ def run(
     codecs: bool = True,
     progress: bool = False,
 ) -> Result:
-    """Run the grid on both sets of data, and the codecs for fixed vectors; four minutes on one core by default."""
+    """Run the grid on both sets of data, and the codecs for fixed vectors; five minutes on one core by default."""
     from inlay.clicks.data import criteo
     from inlay.clicks.storage_benchmark import compare
     from inlay.clicks.storage_benchmark import run as cells_of
