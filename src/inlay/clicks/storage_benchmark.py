@@ -340,13 +340,10 @@ def compare(cells: Iterable[Cell], labels: np.ndarray, *, resamples: int = 300, 
     seeds = sorted({seed for of in groups.values() for seed in of})
     random = np.random.default_rng(seed)
     n = len(labels)
-    draws = [  # how often each test row was drawn, and which seeds
-        (
-            np.bincount(random.integers(0, n, n), minlength=n).astype(np.float32),
-            random.integers(0, len(seeds), len(seeds)),
-        )
-        for _ in range(resamples)
-    ]
+    draws = []  # how often each test row was drawn, and which seeds
+    for _ in range(resamples):
+        times = np.bincount(random.integers(0, n, n), minlength=n).astype(np.float32)
+        draws.append((times, random.integers(0, len(seeds), len(seeds))))
     draws = [(times, picked) for times, picked in draws if 0 < times @ labels < n]
     full = next((of for (name, _), of in groups.items() if name == "full"), None)
     full_drawn = None if full is None else _drawn(full, seeds, labels, draws)
