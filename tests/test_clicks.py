@@ -309,3 +309,29 @@ def test_logloss_is_that_of_sklearn():
     random = np.random.default_rng(0)
     labels, scores = random.integers(0, 2, 100), random.normal(size=100)
     assert logloss(labels, scores) == pytest.approx(metrics.log_loss(labels, 1 / (1 + np.exp(-scores))))
+
+
+class Ruined(Staged):
+    """A second stage that forgets everything at each step."""
+
+    stages = ("first", "second")
+
+    def __init__(self, rows, dim):
+        super().__init__(rows, dim)
+        self.weight = torch.nn.Parameter(torch.rand(rows, dim) / 10)
+
+    def lookup(self, ids):
+        return self.weight[ids]
+
+    def after_step(self):
+        if self.stage == "second":
+            self.weight.data.normal_(0, 5)
+
+
+def test_a_later_stage_may_keep_what_it_was_given(splits):
+    torch.manual_seed(0)
+    fitted = fit(model_of(splits, table=Ruined(50, 4)), splits, lr=1e-2, epochs=8, batch_size=32)
+    of = {stage: [v for _, s, v in fitted.curve if s == stage] for stage in ("first", "second")}
+    assert of["second"][0] == max(of["first"]) > max(of["second"][1:])
+    assert fitted.valid_auc == of["second"][0]
+    assert fitted.auc > 0.8

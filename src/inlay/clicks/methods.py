@@ -140,8 +140,8 @@ def build(
         dim: width.
         budget: share of `full_nbytes`, above 0 and at most 1.
         batch_size: of the training to come: AutoDim's temperature falls with the rows it has seen.
-        steps: of the training to come, about: the paper's schedules, made for hundreds of thousands, are scaled down
-            so that DeepLight's pruning and PEP's search are through after some half of them.
+        steps: of the training to come, at most: the papers' schedules, made for hundreds of thousands, are scaled down
+            so that DeepLight's pruning is through after a tenth of them, and PEP's search after some half.
         settings: of the method.
 
     Raises:
@@ -155,8 +155,8 @@ def build(
     given: dict[str, Any] = {"scale": scale} if method.scale else {}
     if name == "tt":  # its scale is a standard deviation
         given["scale"] = scale / 3**0.5
-    if name == "deeplight":
-        given["pace"] = steps / 2 / 688
+    if name == "deeplight":  # no checkpoint counts before it is through, and long before that others have stopped
+        given["pace"] = steps / 10 / 688
     if name == "pep":
         given["threshold_lr"] = 16 / steps
     if name == "autodim":

@@ -161,14 +161,16 @@ class _Run:
         optimizer = self._optimizer()
         best, kept, since = -np.inf, None, 0
         total = self.epochs * self.steps
+        if self.curve and getattr(table, "may_keep", True) and not getattr(table, "searching", False):
+            # What an earlier stage left is a checkpoint too: training on need not do it good.
+            best, kept = self._look(name, self.done), deepcopy(self.model.state_dict())
         with _bar(total, name, self.progress) as bar:
             for step, batch in enumerate(self._batches(self.train, self.random), 1):
                 self._step(optimizer, batch)
                 bar.update(1)
                 over = bool(getattr(table, "stage_over", False))
                 if step % self.every == 0 or step == total or over:
-                    value = auc(self.stop.labels, logits(self.model, self.stop))
-                    self.curve.append((self.done + step / self.steps, name, value))
+                    value = self._look(name, self.done + step / self.steps)
                     if getattr(table, "may_keep", True):
                         since += 1
                         if value > best:
@@ -188,6 +190,11 @@ class _Run:
         else:
             self.model.load_state_dict(kept)
         return best
+
+    def _look(self, stage: str, epoch: float) -> float:
+        value = auc(self.stop.labels, logits(self.model, self.stop))
+        self.curve.append((epoch, stage, value))
+        return value
 
     def _optimizer(self) -> torch.optim.Optimizer:
         table: Any = self.model.table
