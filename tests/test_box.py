@@ -286,6 +286,12 @@ def test_what_is_trained_is_what_runs(tmp_path: Path) -> None:
     rows = Box(path=tmp_path).encode_document([*texts, "short"])
     # 4-bit tables and 8-bit matrices lie between them.
     assert (rows * model.encode([*texts, "short"])).sum(1).min() > 0.97
+    again = BoxModel(teacher, texts, static=torch.randn(30522, 16), static_map=torch.randn(16, 384), rank=32)
+    again.restore(tmp_path).save(tmp_path / "again")
+    np.testing.assert_allclose(Box(path=tmp_path / "again").encode_document([*texts, "short"]), rows, atol=1e-3)
+    narrow = BoxModel(teacher, texts, static=torch.randn(30522, 8), static_map=torch.randn(8, 384), rank=32)
+    with pytest.raises(BadInput, match="this model as"):
+        narrow.restore(tmp_path)
 
 
 def test_the_page_shows_the_figures_of_the_file() -> None:

@@ -174,7 +174,7 @@ def test_refusals():
         codec.decode(np.zeros((3, 4), dtype=np.uint8))
     with pytest.raises(BadInput, match="metric"):
         codec.scorer(np.zeros(4), "cosine")
-    with pytest.raises(BadInput, match="no file"):
+    with pytest.raises(BadInput, match="there is no"):
         ProductQuantiser.load("/nonexistent/codec")
 
 

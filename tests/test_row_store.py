@@ -322,7 +322,7 @@ def test_bad_overlays(tmp_path: Path):
     path.write_bytes(data[:-200])
     with pytest.raises(Corrupt):
         Overlay.load(path)
-    with pytest.raises(BadInput, match="no overlay"):
+    with pytest.raises(BadInput, match="no row overlay"):
         Overlay.load(tmp_path / "absent")
 
 

@@ -112,6 +112,7 @@ def test_files_round_trip_and_notice_damage(make, tmp_path: Path):
         except (Corrupt, BadInput):
             continue
         assert torch.equal(found.materialize(), made.materialize())
+        assert (repr(found), found.trained_on) == (repr(made), made.trained_on)
     (tmp_path / "t").write_bytes(data[: len(data) // 2])
     with pytest.raises(Corrupt):
         kind.load(tmp_path / "t")
@@ -199,3 +200,17 @@ def test_fields_read_their_own_tables():
         both(torch.tensor([[4, 3]]))
     with pytest.raises(BadInput, match="one dim"):
         PerField([Full(3, 2), Full(3, 4)])
+
+
+@pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf"), "many", True])
+def test_a_budget_is_a_number_of_bytes(budget):
+    from inlay.tables import Compositional, Hashed, LowRank, Robe, Subspace
+
+    for kind in (Hashed, Subspace, Compositional, LowRank, Robe):
+        with pytest.raises(BadInput, match="a budget is a number of bytes above 0"):
+            kind.from_budget(100, 8, budget)
+
+
+def test_values_of_fields_can_be_counted():
+    with pytest.raises(BadInput, match="values must be strings"):
+        KeySpace.fit({"tags": [["a", "list"]]})

@@ -133,7 +133,10 @@ class WideDeep(ClickModel):
 
     def forward(self, ids: Tensor, numbers: Tensor) -> Tensor:
         """Logits [B]."""
-        logits = self.deep(torch.cat([self.table(ids).flatten(1), numbers], 1)).squeeze(1) + self._id_weights(ids)
+        return self._wide_and_deep(self.table(ids), ids, numbers)
+
+    def _wide_and_deep(self, rows: Tensor, ids: Tensor, numbers: Tensor) -> Tensor:
+        logits = self.deep(torch.cat([rows.flatten(1), numbers], 1)).squeeze(1) + self._id_weights(ids)
         return logits if self.wide is None else logits + self.wide(numbers).squeeze(1)
 
 
@@ -181,7 +184,7 @@ class DCN(ClickModel):
         return self.out(torch.cat([x, self.deep(first)], 1)).squeeze(1)
 
 
-class DeepFM(ClickModel):
+class DeepFM(WideDeep):
     """A factorisation machine beside a perceptron, over the same rows.
 
     Guo, Tang, Ye, Li, He: "DeepFM" (arXiv 1703.04247, IJCAI 2017). Numbers go into the perceptron and a linear term.
@@ -191,20 +194,11 @@ class DeepFM(ClickModel):
         linear: weight of each id.
     """
 
-    def __init__(
-        self, table: Rows, fields: int, dim: int, numbers: int, *, deep: Sequence[int] = (64, 32),
-        linear: Rows | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(table, fields, dim, numbers, linear=Full(table.rows, 1) if linear is None else linear)
-        self.wide = nn.Linear(numbers, 1) if numbers else None
-        self.deep = perceptron([fields * dim + numbers, *deep, 1], last=False)
-
     def forward(self, ids: Tensor, numbers: Tensor) -> Tensor:
         """Logits [B]."""
         rows: Tensor = self.table(ids)
         pairs = (rows.sum(1).square() - rows.square().sum(1)).sum(1) / 2  # all pairs' dots, in one pass
-        logits = self.deep(torch.cat([rows.flatten(1), numbers], 1)).squeeze(1) + pairs + self._id_weights(ids)
-        return logits if self.wide is None else logits + self.wide(numbers).squeeze(1)
+        return self._wide_and_deep(rows, ids, numbers) + pairs
 
 
 HEADS: dict[str, type[ClickModel]] = {"dcn": DCN, "deepfm": DeepFM, "dlrm": DLRM, "wide-deep": WideDeep}

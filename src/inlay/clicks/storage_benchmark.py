@@ -97,6 +97,8 @@ def load(folder: str | Path) -> ClickSplits:
     for place in (folder, folder / "criteo_sample"):
         if (place / "criteo.tsv.gz").is_file():
             return criteo(place)
+    if not any((folder / name).is_file() for name in ("u.data", "ratings.dat")):
+        raise BadInput(f"{folder} holds no click log: neither criteo.tsv.gz, nor u.data or ratings.dat of MovieLens")
     return movielens(folder)
 
 

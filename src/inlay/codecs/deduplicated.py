@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from inlay.codecs import files
+from inlay import sealed
 from inlay.codecs.scalar import _finite
 from inlay.errors import BadInput
 
@@ -159,9 +159,9 @@ class Deduplicated:
     def save(self, path: str | Path) -> Path:
         """Write the settings to one file."""
         names = ("budget", "block", "near", "like", "tables", "width", "seed")
-        return files.write(path, {}, {"kind": KIND, "settings": {name: getattr(self, name) for name in names}})
+        return sealed.write(path, {}, {"kind": KIND, "settings": {name: getattr(self, name) for name in names}})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
-        return cls(**files.read(path, KIND)[1]["settings"])
+        return cls(**sealed.read(path, KIND)[1]["settings"])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from inlay.codecs import files
+from inlay import sealed
 from inlay.codecs.magnitude import equal_norm_edges, group_of
 from inlay.codecs.scalar import _finite
 from inlay.errors import BadInput, Corrupt
@@ -83,16 +83,16 @@ class LowRankRows:
     def save(self, path: str | Path) -> Path:
         """Write the basis to one file."""
         _fitted(self, self.basis)
-        return files.write(path, {"basis": self.basis}, {"kind": KIND, "settings": {"rank": self.rank}})
+        return sealed.write(path, {"basis": self.basis}, {"kind": KIND, "settings": {"rank": self.rank}})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
-        arrays, facts = files.read(path, KIND)
+        arrays, facts = sealed.read(path, KIND)
         made = cls(**facts["settings"])
         made.basis = arrays["basis"]
         if made.basis.shape[0] != made.rank:
-            raise Corrupt(f"{path} does not fit its own settings; {files.REPAIR}")
+            raise Corrupt(f"{path} does not fit its own settings; {sealed.REPAIR}")
         return made
 
 
@@ -188,17 +188,17 @@ class MagnitudeLowRank:
         _fitted(self, self.bases)
         settings = {"budget": self.budget, "groups": self.groups, "power": self.power}
         arrays = {f"basis {g}": basis for g, basis in enumerate(self.bases)} | {"edges": self.edges}
-        return files.write(path, arrays, {"kind": GROUPED_KIND, "settings": settings})
+        return sealed.write(path, arrays, {"kind": GROUPED_KIND, "settings": settings})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
-        arrays, facts = files.read(path, GROUPED_KIND)
+        arrays, facts = sealed.read(path, GROUPED_KIND)
         made = cls(**facts["settings"])
         try:
             made.edges, made.bases = arrays["edges"], [arrays[f"basis {g}"] for g in range(made.groups)]
         except KeyError as error:
-            raise Corrupt(f"{path} does not fit its own settings ({error}); {files.REPAIR}") from None
+            raise Corrupt(f"{path} does not fit its own settings ({error}); {sealed.REPAIR}") from None
         return made
 
 

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from inlay.codecs import files
+from inlay import sealed
 from inlay.codecs.low_rank import Grouped, _fitted
 from inlay.codecs.magnitude import equal_norm_edges, group_of
 from inlay.codecs.product import ProductQuantiser
@@ -115,12 +115,12 @@ class MagnitudePQ:
         for g, quantiser in enumerate(self.quantisers):
             arrays |= {f"{name} {g}": array for name, array in quantiser.arrays().items()}
         settings = {"parts": self.parts, "bits": self.bits, "iterations": self.iterations, "seed": self.seed}
-        return files.write(path, arrays, {"kind": KIND, "settings": settings})
+        return sealed.write(path, arrays, {"kind": KIND, "settings": settings})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
-        arrays, facts = files.read(path, KIND)
+        arrays, facts = sealed.read(path, KIND)
         made = cls(**facts["settings"])
         try:
             made.edges = arrays["edges"]
@@ -129,6 +129,6 @@ class MagnitudePQ:
                 for g, q in enumerate(made.quantisers)
             ]
         except KeyError as error:
-            raise Corrupt(f"{path} does not fit its own settings ({error}); {files.REPAIR}") from None
+            raise Corrupt(f"{path} does not fit its own settings ({error}); {sealed.REPAIR}") from None
         made.dim = made.quantisers[0].dim
         return made

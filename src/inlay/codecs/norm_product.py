@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from inlay.codecs import files
+from inlay import sealed
 from inlay.codecs.kmeans import assign, kmeans
 from inlay.codecs.product import ProductQuantiser
 from inlay.codecs.scalar import _finite
@@ -112,21 +112,21 @@ class NormPQ:
             made = cls(**settings)
             levels = arrays["levels"]
         except (BadInput, KeyError, TypeError) as error:
-            raise Corrupt(f"the codebook does not fit its settings ({error}); {files.REPAIR}") from None
+            raise Corrupt(f"the codebook does not fit its settings ({error}); {sealed.REPAIR}") from None
         if levels.shape != (LEVELS,):
-            raise Corrupt(f"the codebook of lengths has {levels.size} levels instead of {LEVELS}; {files.REPAIR}")
+            raise Corrupt(f"the codebook of lengths has {levels.size} levels instead of {LEVELS}; {sealed.REPAIR}")
         made.parts = ProductQuantiser.restored(arrays, made.parts.settings())
         made.levels = levels.copy()
         return made
 
     def save(self, path: str | Path) -> Path:
         """Write both codebooks to one file."""
-        return files.write(path, self.arrays(), {"kind": KIND, "settings": self.settings()})
+        return sealed.write(path, self.arrays(), {"kind": KIND, "settings": self.settings()})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
-        arrays, facts = files.read(path, KIND)
+        arrays, facts = sealed.read(path, KIND)
         return cls.restored(arrays, facts["settings"])
 
 

@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from inlay.codecs import files
+from inlay import sealed
 from inlay.codecs.kmeans import assign, kmeans
 from inlay.codecs.scalar import _finite
 from inlay.errors import BadInput, Corrupt
@@ -169,7 +169,7 @@ class ProductQuantiser:
             if edges != made._edges(edges[-1]) or flat.shape != (count * edges[-1],):
                 raise ValueError("centres do not fit the parts")
         except (BadInput, KeyError, TypeError, ValueError, IndexError) as error:
-            raise Corrupt(f"the codebook does not fit its settings ({error}); {files.REPAIR}") from None
+            raise Corrupt(f"the codebook does not fit its settings ({error}); {sealed.REPAIR}") from None
         made.edges = edges
         made.centres = [
             flat[count * low : count * high].reshape(count, high - low).copy() for low, high in zip(edges, edges[1:])
@@ -178,12 +178,12 @@ class ProductQuantiser:
 
     def save(self, path: str | Path) -> Path:
         """Write the codebook to one file."""
-        return files.write(path, self.arrays(), {"kind": KIND, "settings": self.settings()})
+        return sealed.write(path, self.arrays(), {"kind": KIND, "settings": self.settings()})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
-        arrays, facts = files.read(path, KIND)
+        arrays, facts = sealed.read(path, KIND)
         return cls.restored(arrays, facts["settings"])
 
     def _edges(self, dim: int) -> list[int]:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from inlay.codecs import files
+from inlay import sealed
 from inlay.codecs.scalar import _finite
 from inlay.errors import BadInput
 
@@ -112,12 +112,12 @@ class Pruned:
         if not self.dim:
             raise BadInput(f"{self!r} has learnt nothing yet; call fit(rows) first")
         facts = {"kind": KIND, "settings": {"budget": self.budget}, "dim": self.dim}
-        return files.write(path, {"threshold": np.array([self.threshold])}, facts)
+        return sealed.write(path, {"threshold": np.array([self.threshold])}, facts)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
-        arrays, facts = files.read(path, KIND)
+        arrays, facts = sealed.read(path, KIND)
         made = cls(**facts["settings"])
         made.threshold, made.dim = float(arrays["threshold"][0]), int(facts["dim"])
         return made

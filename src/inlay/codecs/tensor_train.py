@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from inlay.codecs import files
+from inlay import sealed
 from inlay.codecs.scalar import _finite
 from inlay.errors import BadInput
 
@@ -143,12 +143,12 @@ class TensorTrain:
             raise BadInput(f"{self!r} has learnt nothing yet; call fit(rows) first")
         settings = {"budget": self.budget, "oversample": self.oversample, "power": self.power, "seed": self.seed}
         arrays = {"chosen": np.array([self.rows, self.dim, self.rank, *self.of_rows, *self.of_dim])}
-        return files.write(path, arrays, {"kind": KIND, "settings": settings})
+        return sealed.write(path, arrays, {"kind": KIND, "settings": settings})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
-        arrays, facts = files.read(path, KIND)
+        arrays, facts = sealed.read(path, KIND)
         made = cls(**facts["settings"])
         made.rows, made.dim, made.rank, *factors = (int(number) for number in arrays["chosen"])
         made.of_rows, made.of_dim = tuple(factors[:3]), tuple(factors[3:])  # type: ignore[assignment]

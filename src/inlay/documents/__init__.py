@@ -14,8 +14,9 @@ out through a callback.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from inlay.faces import lazy
 
 if TYPE_CHECKING:
     from inlay.documents.chunking import chunk
@@ -25,16 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Source", "Unreadable", "chunk", "read", "walk"]
 
-_HOME = {"Source": "folder", "Unreadable": "decode", "chunk": "chunking", "read": "reading", "walk": "folder"}
+_HOMES = {"Source": "folder", "Unreadable": "decode", "chunk": "chunking", "read": "reading", "walk": "folder"}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -14,8 +14,9 @@ and a `spec` from which `encoder(**spec)` makes it again. Nothing heavy is impor
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from inlay.faces import lazy
 
 if TYPE_CHECKING:
     from inlay.encoders.analysis import Analyzer
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BM25", "Analyzer", "Endpoint", "Numen", "Onnx", "SentenceTransformers", "Static", "encoder"]
 
-_HOME = {
+_HOMES = {
     "Analyzer": "analysis",
     "BM25": "bm25",
     "Endpoint": "endpoint",
@@ -40,14 +41,4 @@ _HOME = {
     "encoder": "names",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

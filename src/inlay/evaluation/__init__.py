@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from inlay.faces import lazy
 
 if TYPE_CHECKING:
     from inlay.evaluation.limit_set import limit, limit_with_distractors
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from inlay.evaluation.retrieval_set import RetrievalSet
     from inlay.evaluation.run import Run
 
-_HOME = {
+_HOMES = {
     "Difference": "measures",
     "Estimate": "measures",
     "Result": "retrieval",
@@ -54,8 +55,4 @@ __all__ = [
     "per_query",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazy(__name__, _HOMES)

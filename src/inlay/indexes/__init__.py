@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from inlay.faces import lazy
 
 if TYPE_CHECKING:
     from inlay.indexes.flat import Flat
@@ -19,8 +20,4 @@ __all__ = ["HNSW", "Flat", "Inverted", "Postings"]
 
 _HOMES = {"Flat": "flat", "HNSW": "hnsw", "Inverted": "inverted", "Postings": "inverted"}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"inlay.indexes.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, _HOMES)

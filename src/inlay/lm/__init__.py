@@ -10,8 +10,9 @@ Everything here is torch (extra `train`), imported when first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from inlay.faces import lazy
 
 if TYPE_CHECKING:
     from inlay.lm.cache import KeyValueCache
@@ -45,21 +46,4 @@ __all__ = [
     "stem_decoder",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "torch":
-            raise
-        from inlay.errors import MissingExtra
-
-        raise MissingExtra("language models", "train") from None
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _HOMES, what="language models", extra="train", needs=("torch",))

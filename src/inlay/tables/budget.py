@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from inlay.errors import BadInput
 
-__all__ = ["largest_within"]
+__all__ = ["checked_budget", "largest_within"]
+
+
+def checked_budget(budget: float) -> float:
+    """A budget in bytes, refused where it is none."""
+    if isinstance(budget, (bool, str)) or not (math.isfinite(budget) and budget > 0):
+        raise BadInput(f"a budget is a number of bytes above 0, got {budget!r}")
+    return budget
 
 
 def largest_within(nbytes: Callable[[int], float], budget: float, low: int, high: int, what: str = "size") -> int:
@@ -19,6 +27,7 @@ def largest_within(nbytes: Callable[[int], float], budget: float, low: int, high
         high: largest.
         what: the size's name, for errors.
     """
+    checked_budget(budget)
     if low > high:
         raise BadInput(f"{what} must lie in [{low}, {high}], which is empty")
     if nbytes(low) > budget:

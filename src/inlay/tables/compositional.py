@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inlay.errors import BadInput
-from inlay.tables.budget import largest_within
+from inlay.tables.budget import checked_budget, largest_within
 from inlay.tables.compiled import DenseRows
 from inlay.tables.partitions import cell_codes, coprime_sizes, radix_codes, radix_sizes, residues, root
 from inlay.tables.permutation import permuted
@@ -175,7 +175,7 @@ class Compositional(Table):
         if scheme not in ("qr", "mixed_radix", "crt"):
             raise BadInput(f"a budget sets the sizes of qr, mixed_radix or crt, not of {scheme!r}")
         settings = {"min_rows": 0, **settings}
-        if rows * dim * 4 <= budget_bytes:
+        if rows * dim * 4 <= checked_budget(budget_bytes):
             return cls(rows, dim, scheme="naive", **settings)
         # A tiny table of the same settings knows how many numbers sizes make.
         count = cls(1, dim, scheme="naive", **settings)._numbers

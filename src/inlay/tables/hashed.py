@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inlay.errors import BadInput
+from inlay.tables.budget import checked_budget
 from inlay.tables.hashing import buckets as bucket_of
 from inlay.tables.table import Table
 
@@ -59,7 +60,7 @@ class Hashed(Table):
     @classmethod
     def from_budget(cls, rows: int, dim: int, budget_bytes: float, **settings: Any) -> Self:
         """As many buckets as fit, at most a bucket a key."""
-        fit = int(budget_bytes // (4 * dim))
+        fit = int(checked_budget(budget_bytes) // (4 * dim))
         if fit < 1:
             raise BadInput(f"{budget_bytes:,.0f} bytes are too few: one row takes {4 * dim}")
         return cls(rows, dim, buckets=min(fit, rows), **settings)

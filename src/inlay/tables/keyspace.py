@@ -50,8 +50,11 @@ class KeySpace:
         counts: dict[str, np.ndarray] = {}
         for name, column in columns.items():
             seen: dict[Any, int] = {}
-            for value in column:
-                seen[value] = seen.get(value, 0) + 1
+            try:
+                for value in column:
+                    seen[value] = seen.get(value, 0) + 1
+            except TypeError as error:
+                raise BadInput(f"field {name!r}: values must be strings, numbers or None ({error})") from None
             kept = sorted((v for v, n in seen.items() if n >= min_count), key=lambda v: (-seen[v], str(v)))
             values[name] = kept
             rest = sum(seen.values()) - sum(seen[v] for v in kept)

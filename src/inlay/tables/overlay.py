@@ -12,17 +12,17 @@ Overlays nest, the upper one wins, and leaving one uncovers exactly what was bel
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from inlay import sealed
 from inlay.errors import BadInput, Corrupt
-from inlay.io import Pack, atomic_write, pack_bytes
 
 __all__ = ["Overlay"]
+
+KIND = "row overlay"
 
 
 class Overlay:
@@ -68,32 +68,16 @@ class Overlay:
 
     def save(self, path: str | Path) -> Path:
         """Write to one small file (safetensors), whole or not at all."""
-        path = Path(path)
-        if not path.parent.is_dir():
-            raise BadInput(f"the folder {path.parent} does not exist; make it first")
-        arrays = {"keys": self.keys, "rows": self.rows}
-        atomic_write(path, pack_bytes(arrays, {"overlay": json.dumps({"digest": _digest(self.keys, self.rows)})}))
-        return path
+        return sealed.write(path, {"keys": self.keys, "rows": self.rows}, {"kind": KIND})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote. Raises `Corrupt` where the file is damaged or cut short."""
+        arrays, _ = sealed.read(path, KIND)
         try:
-            data = Path(path).read_bytes()
-        except FileNotFoundError:
-            raise BadInput(f"there is no overlay {path}") from None
-        repair = "restore the file from a copy, or save the overlay again"
-        try:
-            pack = Pack(data, str(path), repair=repair)
-            keys, rows = pack["keys"], pack["rows"]
-            kept = json.loads(pack.metadata["overlay"])["digest"]
-        except Corrupt:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Corrupt(f"{path} is damaged or no overlay ({error!r}): {repair}") from None
-        if _digest(keys, rows) != kept:
-            raise Corrupt(f"{path} is damaged: its rows do not match their digest; {repair}")
-        return cls(keys, rows)
+            return cls(arrays["keys"], arrays["rows"])
+        except (KeyError, ValueError) as error:
+            raise Corrupt(f"{path} does not fit its own settings ({error}); {sealed.REPAIR}") from None
 
 
 def _last(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -101,9 +85,3 @@ def _last(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(keys, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(keys[order])), len(keys) - 1) if len(keys) else order
     return keys[order[ends]], np.ascontiguousarray(rows[order[ends]])
-
-
-def _digest(keys: np.ndarray, rows: np.ndarray) -> str:
-    digest = hashlib.blake2b(f"{keys.dtype} {rows.dtype} {rows.shape};".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(keys).tobytes() + np.ascontiguousarray(rows).tobytes())
-    return digest.hexdigest()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inlay.errors import BadInput
+from inlay.tables.budget import checked_budget
 from inlay.tables.hashing import buckets, mixed, salted
 from inlay.tables.keyspace import KeySpace
 from inlay.tables.table import Table
@@ -78,7 +79,7 @@ class Robe(Table):
     def from_budget(cls, space: KeySpace | int, dim: int, budget_bytes: float, **settings: Any) -> Self:
         """As many numbers as fit, at most those of a full table; one array for all fields."""
         rows = space.rows if isinstance(space, KeySpace) else space
-        size = min(int(budget_bytes // 4), rows * dim)
+        size = min(int(checked_budget(budget_bytes) // 4), rows * dim)
         if size < 1:
             raise BadInput(f"{budget_bytes:,.0f} bytes are too few: one number takes 4")
         return cls(rows, dim, size=size, **settings)

@@ -65,6 +65,8 @@ class RowFile:
             self._handle = open(path, "r+b" if writable else "rb")  # noqa: SIM115 - kept open: it holds the lock
         except FileNotFoundError:
             raise BadInput(f"there is no table {path}; make it with RowStore.create or save") from None
+        except IsADirectoryError:
+            raise BadInput(f"{path} is a folder, not a table") from None
         if writable:
             try:
                 portalocker.lock(self._handle, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from inlay.errors import BadInput
 from inlay.tables.balanced import balanced_clusters
+from inlay.tables.budget import checked_budget
 from inlay.tables.compiled import CodedRows
 from inlay.tables.partitions import radix_codes, root
 from inlay.tables.permutation import permuted
@@ -118,6 +119,7 @@ class Subspace(Table):
     @classmethod
     def from_budget(cls, rows: int, dim: int, budget_bytes: float, **settings: Any) -> Self:
         """The fewest parts that fit; each part more is a table of far fewer rows."""
+        checked_budget(budget_bytes)
         spare = settings.get("pad") is not None
         kept = settings.get("assign", "digits") in ("cluster", "given")
         if "codes" in settings and settings["codes"] is not None:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from inlay.errors import BadInput
 from inlay.kernels.mixing import keys_of
+from inlay.tables.budget import checked_budget
 from inlay.tables.collisions import Collisions, count_collisions
 from inlay.tables.hashing import buckets, salted
 from inlay.tables.table import Rows, Table
@@ -92,7 +93,7 @@ class Unified(Table):
     @classmethod
     def from_budget(cls, chunk_dim: int, budget_bytes: float, *, shards: int = 1, **settings: Any) -> Self:
         """As many rows as fit, the same number in each shard."""
-        per_shard = int(budget_bytes // (4 * chunk_dim * shards))
+        per_shard = int(checked_budget(budget_bytes) // (4 * chunk_dim * shards))
         if per_shard < 1:
             raise BadInput(f"{budget_bytes:,.0f} bytes are too few: a row in each shard takes {4 * chunk_dim * shards}")
         return cls(per_shard * shards, chunk_dim, shards=shards, **settings)

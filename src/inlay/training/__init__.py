@@ -16,8 +16,9 @@ Everything is plain torch (extra `train`), imported when first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from inlay.faces import lazy
 
 if TYPE_CHECKING:
     from inlay.training.after import quantise_table, slerp, soup, task_arithmetic, truncate_dims
@@ -142,21 +143,10 @@ __all__ = [
     "write_card",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("torch", "transformers", "tokenizers", "safetensors"):
-            raise
-        from inlay.errors import MissingExtra
-
-        raise MissingExtra("training recipes", "train") from None
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(
+    __name__,
+    _HOMES,
+    what="training recipes",
+    extra="train",
+    needs=("torch", "transformers", "tokenizers", "safetensors"),
+)

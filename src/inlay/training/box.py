@@ -160,12 +160,12 @@ class BoxModel(Model):
             put(f"{name}_map.weight", weights.float(f"{name}.map").T)
         put("positions", weights.float("positions"))
         held["gate"].fill_(1)  # it is part of the map
-        norms = {"norm": "norm"}
+        norms = ["norm"]
         for i in range(len(self.layers)):
             for name in ("qkv", "out", "up", "down"):
                 put(f"layers.{i}.{name}.weight", weights.float(f"layers.{i}.{name}"))
                 put(f"layers.{i}.{name}.bias", weights.float(f"layers.{i}.{name}.offset"))
-            norms |= {f"layers.{i}.{name}": f"layers.{i}.{name}" for name in ("after_attention", "after_hidden")}
+            norms += [f"layers.{i}.{name}" for name in ("after_attention", "after_hidden")]
         for name in norms:
             put(f"{name}.weight", weights.float(f"{name}.gain"))
             put(f"{name}.bias", weights.float(f"{name}.offset"))

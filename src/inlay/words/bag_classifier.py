@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from inlay.codecs import files
+from inlay import sealed
 from inlay.codecs.norm_product import NormPQ
 from inlay.errors import BadInput, Corrupt
 from inlay.kernels.bag import bag_epoch
@@ -169,12 +169,12 @@ class BagClassifier(TextClassifier):
             "word_offsets": np.cumsum([0, *map(len, spelled)]).astype(np.uint32),
         }  # fmt: skip
         training = {"epochs": self.epochs, "lr": self.lr, "min_count": self.min_count, "seed": self.seed}
-        return files.write(path, arrays, {**self._facts(), "training": training, "dim": self.dim})
+        return sealed.write(path, arrays, {**self._facts(), "training": training, "dim": self.dim})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
-        arrays, facts = files.read(path, cls.kind)
+        arrays, facts = sealed.read(path, cls.kind)
         try:
             made = cls(facts["dim"], **facts["features"], **facts["training"])
             made.classes, made.rows, made.head = list(facts["classes"]), arrays["rows"].copy(), arrays["head"].copy()
@@ -186,7 +186,7 @@ class BagClassifier(TextClassifier):
             if made.head.shape != (len(made.classes), facts["dim"]) or len(made.prior) != len(made.classes):
                 raise ValueError("its head does not fit its classes")
         except (BadInput, KeyError, TypeError, ValueError) as error:
-            raise Corrupt(f"{path} does not fit its own settings ({error}); {files.REPAIR}") from None
+            raise Corrupt(f"{path} does not fit its own settings ({error}); {sealed.REPAIR}") from None
         made._row_of = {word: row for row, word in enumerate(made.vocabulary)}
         return made
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from inlay.codecs import NormCodes, NormPQ, ProductQuantiser, files
+from inlay import sealed
+from inlay.codecs import NormCodes, NormPQ, ProductQuantiser
 from inlay.errors import BadInput, Corrupt
-from inlay.io import pack_bytes
 from inlay.kernels.bag import bag_means
 from inlay.words.bag_classifier import descend
 from inlay.words.bag_features import END, Tokens
@@ -146,7 +146,7 @@ class CompressedBag(TextClassifier):
     @property
     def nbytes(self) -> int:
         """Bytes of the whole file: codes, codebooks, the map of features, head, prior, names, header."""
-        return len(pack_bytes(self._arrays(), {"facts": files.text_of(self._all_facts()), "digest": "0" * 32}))
+        return sealed.size(self._arrays(), self._all_facts())
 
     def nbytes_by_part(self) -> dict[str, int]:
         """Where the bytes go: rows, codebooks, map of features, head (with the prior), and the rest of the file."""
@@ -159,14 +159,14 @@ class CompressedBag(TextClassifier):
 
     def save(self, path: str | Path) -> Path:
         """Write to one file (safetensors, settings in its header)."""
-        return files.write(path, self._arrays(), self._all_facts())
+        return sealed.write(path, self._arrays(), self._all_facts())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote."""
         from inlay.words.bag_features import BagFeatures
 
-        arrays, facts = files.read(path, cls.kind)
+        arrays, facts = sealed.read(path, cls.kind)
         try:
             made = cls(
                 BagFeatures(**facts["features"]), facts["classes"], arrays["head.prior"].copy(), np.empty((0, 0))
@@ -189,7 +189,7 @@ class CompressedBag(TextClassifier):
             if len(made.head) != len(made.classes) or len(made.prior) != len(made.classes):
                 raise ValueError("its head does not fit its classes")
         except (BadInput, KeyError, TypeError, ValueError) as error:
-            raise Corrupt(f"{path} does not fit its own settings ({error}); {files.REPAIR}") from None
+            raise Corrupt(f"{path} does not fit its own settings ({error}); {sealed.REPAIR}") from None
         return made
 
     def _row_numbers(self, tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What codecs and classifiers learnt, on disk: one safetensors file, believed only when its digest matches."""
+"""What was learnt, on disk: arrays and facts in one safetensors file, believed only when its digest matches."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ import numpy as np
 from inlay.errors import BadInput, Corrupt
 from inlay.io import Pack, atomic_write, pack_bytes
 
-__all__ = ["read", "text_of", "write"]
+__all__ = ["REPAIR", "read", "size", "write"]
 
 REPAIR = "restore the file from a copy, or save it again"
 
 
 def write(path: str | Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Path:
-    """Write arrays and JSON-able facts, whole or not at all."""
+    """Write arrays and JSON-able facts, whole or not at all; facts["kind"] is what `read` is asked for."""
     path = Path(path)
     if not path.parent.is_dir():
         raise BadInput(f"the folder {path.parent} does not exist; make it first")
-    text = text_of(facts)
-    atomic_write(path, pack_bytes(arrays, {"facts": text, "digest": _digest(arrays, text)}))
+    atomic_write(path, _bytes(arrays, facts))
     return path
 
 
-def text_of(facts: Mapping[str, Any]) -> str:
-    """Facts as they stand in a file."""
-    return json.dumps(facts, ensure_ascii=False, sort_keys=True)
+def size(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> int:
+    """Bytes of the file that `write` would make."""
+    return len(_bytes(arrays, facts))
 
 
 def read(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -44,7 +43,9 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, 
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise BadInput(f"there is no file {path}") from None
+        raise BadInput(f"there is no {kind} {path}") from None
+    except IsADirectoryError:
+        raise BadInput(f"{path} is a folder, not a {kind}") from None
     try:
         pack = Pack(data, str(path), repair=REPAIR)
         arrays = {name: pack[name] for name in pack.names()}
@@ -60,6 +61,11 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, 
         found = facts.get("kind") if isinstance(facts, dict) else None
         raise BadInput(f"{path} holds a {found or 'file of another kind'}, not a {kind}")
     return arrays, facts
+
+
+def _bytes(arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> bytes:
+    text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
+    return pack_bytes(arrays, {"facts": text, "digest": _digest(arrays, text)})
 
 
 def _digest(arrays: Mapping[str, np.ndarray], facts: str) -> str:
