@@ -83,10 +83,22 @@ def _copy_scaled(source, scale, target):
 
 
 @njit(inline="always")
+def _sum_four(a, b, c, d, target):
+    for t in range(len(target)):
+        target[t] = ((_widen(a[t]) + _widen(b[t])) + _widen(c[t])) + _widen(d[t])  # type: ignore[call-arg, operator]
+
+
+@njit(inline="always")
 def _add_four(a, b, c, d, target):
     for t in range(len(target)):
         two = target[t] + _widen(a[t]) + _widen(b[t])  # type: ignore[call-arg, operator]
         target[t] = two + _widen(c[t]) + _widen(d[t])  # type: ignore[call-arg, operator]
+
+
+@njit(inline="always")
+def _zero(target):
+    for t in range(len(target)):
+        target[t] = np.float32(0)
 
 
 @njit(inline="always")
@@ -122,33 +134,34 @@ def gather_compiled(rows, scales, keys, at, first, layers, width, out, key_strid
 @njit(cache=True, nogil=True, boundscheck=False)
 def sum_bags_compiled(rows, scales, keys, offsets, layers, width, out, key_stride, layer_stride):
     n, scaled, count = len(keys), len(scales) > 0, layers * width
-    ahead = max(4, AHEAD // (count * rows.itemsize))
+    ahead = max(4, 2 * AHEAD // (count * rows.itemsize))
     joined = layer_stride == width and not scaled
     for i in range(min(ahead, n)):
         _ask(rows, keys[i], 0, count)  # type: ignore[call-arg]
     for bag in range(len(offsets) - 1):
+        i, stop = offsets[bag], offsets[bag + 1]
+        for soon in range(i + ahead, min(stop + ahead, n)):
+            _ask(rows, keys[soon], 0, count)  # type: ignore[call-arg]
+        if joined:
+            # Rows are added in order; four a pass over the sum, the first of which only writes it.
+            target = out[bag * key_stride : bag * key_stride + count]
+            if i + 4 <= stop:
+                _sum_four(rows[keys[i]], rows[keys[i + 1]], rows[keys[i + 2]], rows[keys[i + 3]], target)
+                i += 4
+            else:
+                _zero(target)
+            while i + 4 <= stop:
+                _add_four(rows[keys[i]], rows[keys[i + 1]], rows[keys[i + 2]], rows[keys[i + 3]], target)
+                i += 4
         for layer in range(layers):
             there = bag * key_stride + layer * layer_stride
             target = out[there : there + width]
-            for t in range(width):
-                target[t] = np.float32(0)
-        i, stop = offsets[bag], offsets[bag + 1]
-        while i < stop:
-            # Four rows a pass over the sum, added in the same order as one by one.
-            step = 4 if i + 4 <= stop and joined else 1
-            for soon in range(i + ahead, min(i + ahead + step, n)):
-                _ask(rows, keys[soon], 0, count)  # type: ignore[call-arg]
-            if step == 4:
-                target = out[bag * key_stride : bag * key_stride + count]
-                a, b, c, d = keys[i], keys[i + 1], keys[i + 2], keys[i + 3]
-                _add_four(rows[a], rows[b], rows[c], rows[d], target)
-            else:
-                row = keys[i]
-                for layer in range(layers):
-                    scale = scales[row, layer] if scaled else np.float32(1)
-                    there = bag * key_stride + layer * layer_stride
-                    _add_scaled(rows[row, layer * width : (layer + 1) * width], scale, out[there : there + width])
-            i += step
+            if not joined:
+                _zero(target)
+            for place in range(i, stop):
+                row = keys[place]
+                scale = scales[row, layer] if scaled else np.float32(1)
+                _add_scaled(rows[row, layer * width : (layer + 1) * width], scale, target)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)

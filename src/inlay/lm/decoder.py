@@ -6,11 +6,18 @@ Pre-norm blocks (RMSNorm, RoPE, SwiGLU, untied head) in which every part that a 
     position       where a token stands: `Rotary` or anything with its two methods
     feed_forward   layer → module(x, ids): SwiGLU, `Stem`, `HashExperts`
     pre_block      layer → module(h, ids), added to the residual stream before attention
+    attention      layer → module(x, at, position, cache, layer)
     linear         (inputs, outputs) → module, for every map but the head
+    norm           width → module, for every norm
     cache          keys and values while generating
 
 Every part that reads token ids reads `memory_ids`, which are the ids unless the caller says otherwise: that is how
 memory is edited while the text stays as it is. Ids are those of the input, never of what is to be predicted.
+
+A part that reads more than the current token says so by an attribute `wants_cache = True`, and is then called with
+`cache=` (None where a text is read at once) and, in a block, `layer=`. Of the tokens before those it is called with, an
+input finds the ids in `cache.ids`, a part of a block in `cache.memory_ids`; what else it needs of them it keeps with
+`cache.keep` and finds with `cache.recall`. So a text read token by token gives what it gives when read at once.
 """
 
 from __future__ import annotations
@@ -47,18 +54,24 @@ class Output(NamedTuple):
 class Block(nn.Module):
     """Attention, then a feed-forward part, each over normed rows and added back."""
 
-    def __init__(self, dim: int, attention: nn.Module, feed_forward: nn.Module, before: nn.Module | None = None):
+    def __init__(
+        self, dim: int, attention: nn.Module, feed_forward: nn.Module, before: nn.Module | None = None,
+        norm: Callable[[int], nn.Module] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
+        norm = norm or _norm
         self.before, self.attention, self.feed_forward = before, attention, feed_forward
-        self.attention_norm, self.feed_forward_norm = nn.RMSNorm(dim, eps=1e-5), nn.RMSNorm(dim, eps=1e-5)
+        self.attention_norm, self.feed_forward_norm = norm(dim), norm(dim)
 
     def forward(
         self, h: Tensor, ids: Tensor, at: Tensor, position: Any, cache: KeyValueCache | None, layer: int
     ) -> Tensor:
         if self.before is not None:
-            h = h + self.before(h, ids)
+            h = h + self.before(h, ids, **_seen(self.before, cache=cache, layer=layer))
         h = h + self.attention(self.attention_norm(h), at, position, cache, layer)
-        return h + self.feed_forward(self.feed_forward_norm(h), ids)
+        return h + self.feed_forward(
+            self.feed_forward_norm(h), ids, **_seen(self.feed_forward, cache=cache, layer=layer)
+        )
 
 
 class Decoder(nn.Module):
@@ -76,14 +89,17 @@ class Decoder(nn.Module):
         position: None: `Rotary`.
         feed_forward: module of each layer, as a mapping (others stay dense) or a function of the layer (None: dense).
         pre_block: the same, for what comes before attention; absent where nothing is given.
+        attention: the same, for attention; None: `Attention` with linear maps.
         linear: makes every map but the head, called (inputs, outputs).
+        norm: makes every norm, called (dim); None: RMSNorm.
     """
 
     def __init__(
         self, vocab: int, dim: int = 128, layers: int = 6, heads: int = 4, *, kv_heads: int | None = None,
         hidden: int | None = None, context: int = 1024, input: nn.Module | None = None,
         position: nn.Module | None = None, feed_forward: Parts | None = None, pre_block: Parts | None = None,
-        linear: Callable[[int, int], nn.Module] | None = None,
+        attention: Parts | None = None, linear: Callable[[int, int], nn.Module] | None = None,
+        norm: Callable[[int], nn.Module] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         for what, number in (("vocab", vocab), ("dim", dim), ("layers", layers), ("context", context)):
@@ -102,10 +118,12 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList()
         for layer in range(layers):
             part = _part(feed_forward, layer) or SwiGLU(dim, self.hidden, make)
-            self.blocks.append(Block(dim, Attention(dim, heads, kv_heads, make), part, _part(pre_block, layer)))
+            attend = _part(attention, layer) or Attention(dim, heads, kv_heads, make)
+            self.blocks.append(Block(dim, attend, part, _part(pre_block, layer), norm))
         _known(feed_forward, layers, "feed_forward")
         _known(pre_block, layers, "pre_block")
-        self.norm, self.head = nn.RMSNorm(dim, eps=1e-5), _linear(dim, vocab)
+        _known(attention, layers, "attention")
+        self.norm, self.head = (norm or _norm)(dim), _linear(dim, vocab)
 
     def forward(
         self, ids: Tensor, *, memory_ids: Tensor | None = None, cache: KeyValueCache | None = None,
@@ -119,6 +137,21 @@ class Decoder(nn.Module):
             cache: of the text before; extended in place.
             capture: also return hidden states.
         """
+        memory = self._checked(ids, memory_ids, cache)
+        start = 0 if cache is None else cache.length
+        at = torch.arange(start, start + ids.shape[1], device=ids.device)
+        h = self.input(ids, **_seen(self.input, cache=cache))
+        hidden = [h] if capture else []
+        for layer, block in enumerate(self.blocks):
+            h = block(h, memory, at, self.position, cache, layer)
+            if capture:
+                hidden.append(h)
+        if cache is not None:
+            cache.read(ids, memory)
+        return Output(self.head(self.norm(h)), tuple(hidden))
+
+    def _checked(self, ids: Tensor, memory_ids: Tensor | None, cache: KeyValueCache | None) -> Tensor:
+        """The memory ids, when all that `forward` was given can be read."""
         if ids.ndim != 2 or not ids.numel():
             raise BadInput(f"ids must be [batch, length] with at least one token, got {list(ids.shape)}")
         memory = ids if memory_ids is None else memory_ids
@@ -133,16 +166,9 @@ class Decoder(nn.Module):
                 f"{start + ids.shape[1]} tokens do not fit the context of {self.context}; "
                 "shorten the text, or make the decoder with a larger context"
             )
-        at = torch.arange(start, start + ids.shape[1], device=ids.device)
-        h = self.input(ids)
-        hidden = [h] if capture else []
-        for layer, block in enumerate(self.blocks):
-            h = block(h, memory, at, self.position, cache, layer)
-            if capture:
-                hidden.append(h)
         if cache is not None:
-            cache.length += ids.shape[1]
-        return Output(self.head(self.norm(h)), tuple(hidden))
+            cache.check(ids)
+        return memory
 
     def loss(self, ids: Tensor, targets: Tensor, *, memory_ids: Tensor | None = None) -> Tensor:
         """Mean negative log-likelihood in nats of targets [batch, length], the tokens after ids; -100 is left out."""
@@ -203,6 +229,10 @@ def _pick(logits: Tensor, temperature: float, top_k: int | None, random: torch.G
     return int(torch.multinomial(logits.softmax(-1), 1, generator=random))
 
 
+def _norm(width: int) -> nn.Module:
+    return nn.RMSNorm(width, eps=1e-5)
+
+
 def _linear(inputs: int, outputs: int) -> nn.Linear:
     made = nn.Linear(inputs, outputs, bias=False)
     _truncated_normal(made.weight, inputs**-0.5)
@@ -217,6 +247,11 @@ def _part(parts: Parts | None, layer: int) -> nn.Module | None:
     if parts is None:
         return None
     return parts.get(layer) if isinstance(parts, Mapping) else parts(layer)
+
+
+def _seen(part: nn.Module, **given: Any) -> dict[str, Any]:
+    """What a part is called with beside its input: nothing, unless it asks for it."""
+    return given if getattr(part, "wants_cache", False) else {}
 
 
 def _known(parts: Parts | None, layers: int, what: str) -> None:

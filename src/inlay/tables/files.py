@@ -1,4 +1,4 @@
-"""Tables on disk: tensors of `inlay.sealed` files, settings among the facts."""
+"""Tables on disk, and other tensors: those of `inlay.sealed` files, settings among the facts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["read", "write"]
 KIND = "table"
 
 
-def write(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+def write(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, kind: str = KIND) -> Path:
     """Write tensors and JSON-able facts, whole or not at all."""
     arrays: dict[str, np.ndarray] = {}
     half: list[str] = []
@@ -27,12 +27,12 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, A
             half.append(name)
             held = held.view(torch.int16)
         arrays[name] = held.numpy().view(np.uint16) if name in half else held.numpy()
-    return sealed.write(path, arrays, {**facts, "kind": KIND, "bfloat16": half})
+    return sealed.write(path, arrays, {**facts, "kind": kind, "bfloat16": half})
 
 
-def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: str | Path, *, kind: str = KIND) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a file. Raises `Corrupt` where it is damaged or cut short."""
-    arrays, facts = sealed.read(path, KIND)
+    arrays, facts = sealed.read(path, kind)
     tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     for name in facts["bfloat16"]:
         tensors[name] = tensors[name].view(torch.bfloat16)

@@ -25,7 +25,7 @@ from inlay.errors import BadInput
 from inlay.training import checkpoint
 from inlay.training.batching import Batch
 from inlay.training.cached import cached_backward, join
-from inlay.training.interruption import Interruption
+from inlay.interruption import Interruption
 from inlay.training.models import Model, select
 from inlay.training.scores import Pool
 from inlay.training.stage import Stage
