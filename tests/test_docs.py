@@ -31,7 +31,10 @@ from inlay.cli import inlay as root
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     "README.md",
-    *(f"docs/{name}.md" for name in ("getting-started", "collections", "encoders", "evaluation", "tables", "words")),
+    *(
+        f"docs/{name}.md"
+        for name in ("getting-started", "collections", "encoders", "evaluation", "language-models", "tables", "words")
+    ),
 ]
 ALL_PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"(?:^<!-- (not run|slow): (.+?) -->\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)

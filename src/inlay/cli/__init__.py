@@ -52,6 +52,7 @@ COMMANDS: dict[str, Entry] = {
     "reproduce": Entry("Measure", "inlay.cli.reproduce:command", "Run a published method against its baseline."),
     "bench-tables": Entry("Measure", "inlay.cli.bench_tables:command", "Compare compressed embedding tables."),
     "train": Entry("Measure", "inlay.cli.train:command", "Train a model by a recipe."),
+    "lm": Entry("Measure", "inlay.cli.lm:command", "Train, edit and inspect language models with tables."),
     "completion": Entry("Shell", "inlay.cli.completion:command", "Print the completion script for your shell."),
 }
 

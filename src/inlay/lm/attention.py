@@ -22,18 +22,20 @@ class Attention(nn.Module):
         heads: query heads; must divide `dim`.
         kv_heads: heads of keys and values; must divide `heads`. None: as many.
         linear: makes the maps, called (inputs, outputs).
+        project: map what the heads found once more; else it is added side by side as it is.
     """
 
     def __init__(
-        self, dim: int, heads: int, kv_heads: int | None = None, linear: Callable[[int, int], nn.Module] | None = None
-    ) -> None:
+        self, dim: int, heads: int, kv_heads: int | None = None, linear: Callable[[int, int], nn.Module] | None = None,
+        *, project: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
         if heads < 1 or dim % heads or kv_heads < 1 or heads % kv_heads:
             raise BadInput(f"{heads} heads must divide dim {dim}, and {kv_heads} heads of keys divide them")
         linear = linear or (lambda inputs, outputs: nn.Linear(inputs, outputs, bias=False))
         self.heads, self.kv_heads, self.width = heads, kv_heads, dim // heads
-        self.query, self.out = linear(dim, dim), linear(dim, dim)
+        self.query, self.out = linear(dim, dim), linear(dim, dim) if project else nn.Identity()
         self.key, self.value = (linear(dim, kv_heads * self.width) for _ in range(2))
 
     def forward(

@@ -23,15 +23,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inlay.errors import BadInput
+from inlay.lm.cache import KeyValueCache
 from inlay.lm.decoder import Decoder, _linear
 from inlay.lm.feed_forward import SwiGLU, hidden_width
 from inlay.tables.full import Full
 
-__all__ = ["Start", "Stem", "from_dense", "placed", "start_rows", "stem_decoder"]
+__all__ = ["Start", "Stem", "from_dense", "placed", "start_rows", "stem_decoder", "stem_parts"]
 
 Mode = Literal["up", "gate", "additive"]
 Start = Literal["xavier", "normal", "scaled_normal", "zero"]
 Where = Literal["third", "half", "full"]
+Edit = Callable[[Tensor, Tensor, KeyValueCache | None], Tensor]
 
 
 def placed(where: Where | list[int], layers: int) -> list[int]:
@@ -70,7 +72,13 @@ class Stem(nn.Module):
         table: token id → row [hidden]; any `Table`.
         mode: which half the row replaces.
         linear: makes the maps, called (inputs, outputs).
+
+    Attributes:
+        edits: what changes rows after they are read, the last one on top; called (rows [batch, length, hidden],
+            ids, cache). See `inlay.lm.editing`.
     """
+
+    wants_cache = True  # edits need to know where in its text a token stands
 
     def __init__(
         self, dim: int, table: nn.Module, mode: Mode = "up", linear: Callable[[int, int], nn.Module] | None = None
@@ -83,10 +91,13 @@ class Stem(nn.Module):
         self.gate = None if mode == "gate" else make(dim, hidden)
         self.up = None if mode == "up" else make(dim, hidden)
         self.down = make(hidden, dim)
+        self.edits: list[Edit] = []
 
-    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+    def forward(self, x: Tensor, ids: Tensor, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
         """Normed rows [batch, length, dim] and the ids [batch, length] of their tokens to what is added."""
         row = self.table(ids)
+        for edit in self.edits:
+            row = edit(row, ids, cache)
         if self.gate is None:
             assert self.up is not None
             mixed = F.silu(row) * self.up(x)
@@ -95,8 +106,30 @@ class Stem(nn.Module):
         out: Tensor = self.down(mixed)
         return out
 
+    @torch.no_grad()
+    def rows(self, ids: Tensor) -> Tensor:
+        """Float32 rows [..., hidden] of ids [...] as they are read outside of training, without edits."""
+        was = self.table.training
+        self.table.eval()
+        try:
+            found: Tensor = self.table(ids.to(next(self.parameters()).device))
+        finally:
+            self.table.train(was)
+        return found.float()
+
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}"
+
+
+def stem_parts(model: Decoder) -> dict[int, Stem]:
+    """The STEM parts of a decoder by layer, ascending; one without any is refused."""
+    if not isinstance(model, Decoder):
+        raise BadInput(f"expected a Decoder with STEM parts, got a {type(model).__name__}")
+    found = {layer: block.feed_forward for layer, block in enumerate(model.blocks)}
+    parts = {layer: part for layer, part in found.items() if isinstance(part, Stem)}
+    if not parts:
+        raise BadInput("this decoder has no STEM part; make one with stem_decoder or from_dense")
+    return parts
 
 
 def stem_decoder(

@@ -9,7 +9,7 @@ of fields, `PerField` puts a table behind each.
   `OptEmbed`; pruned: `DeepLight`, `AutoSrh`, `PEP`; by frequency or likeness: `Adaptive`, `Deduplicated`.
 - what tables compile to: `DenseRows`, `CodedRows`, `SparseRows`, `CoordinateRows`, `Frozen`.
 - beneath them: `RowStore` and `Overlay` (rows in memory or mapped), `Prefetcher` and `LFU` (rows before they are
-  needed), `Engram` and `LongestNGram` (keys of token ids), `RowAdam` (an optimiser by row).
+  needed), `Engram` and `LongestNGram` (keys of token ids), `RowAdam` and `StoreAdam` (optimisers by row).
 
 Tables are torch (extra `train`), imported when first used; stores and what reads them are numpy.
 """
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from inlay.tables.robe import Robe
     from inlay.tables.row_adam import RowAdam
     from inlay.tables.row_store import RowStore
+    from inlay.tables.store_adam import StoreAdam
     from inlay.tables.subspace import Subspace, SubspaceHead
     from inlay.tables.table import Compiled, Frozen, Table
     from inlay.tables.tensor_train import TensorTrain
@@ -98,6 +99,7 @@ _HOMES = {
     "RowAdam": "row_adam",
     "RowStore": "row_store",
     "SparseRows": "compiled",
+    "StoreAdam": "store_adam",
     "Subspace": "subspace",
     "SubspaceHead": "subspace",
     "Table": "table",
@@ -150,6 +152,7 @@ __all__ = [
     "RowAdam",
     "RowStore",
     "SparseRows",
+    "StoreAdam",
     "Subspace",
     "SubspaceHead",
     "Table",

@@ -54,7 +54,7 @@ def ngram_keys(
 
 
 class Engram:
-    """Keys of the suffix n-grams of 2 … `n` tokens, `heads` each, as one table of `rows` rows.
+    """Keys of the suffix n-grams of 2 … `n` tokens (or of some `orders`), `heads` each, as one table of `rows` rows.
 
     Per layer, odd multipliers `m_k = 2r_k + 1` with r_k uniform below ⌊⌊(2⁶³ − 1) / vocabulary⌋ / 2⌋, so that no
     product overflows; `mix = XOR_k x_{t−k} · m_k`, and head j of an order takes `mix mod M_j`. The moduli of all
@@ -69,6 +69,7 @@ class Engram:
         used: primes that other layers have taken; this layer's are added to it.
         seed: base seed; the multipliers are drawn with seed + 10007 · layer.
         pad: id that stands before the first token.
+        orders: lengths of n-grams, ascending, from 2 on, in place of `n`.
 
     Source: Conditional Memory via Scalable Lookup (arXiv 2601.07372). Its generator of multipliers is not named; here
     it is numpy's PCG64.
@@ -76,11 +77,18 @@ class Engram:
 
     def __init__(
         self, vocabulary: int, slots: int, *, n: int = 3, heads: int = 8, layer: int = 0, used: set[int] | None = None,
-        seed: int = 0, pad: int = 0,
+        seed: int = 0, pad: int = 0, orders: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         _positive(vocabulary=vocabulary, slots=slots, heads=heads)
-        if n < 2:
-            raise BadInput(f"n must be at least 2, got {n}")
+        if orders is None:
+            if n < 2:
+                raise BadInput(f"n must be at least 2, got {n}")
+            orders = range(2, n + 1)
+        self.orders = tuple(orders)
+        _positive(**{f"order {number}": order for number, order in enumerate(self.orders)})
+        if not self.orders or self.orders[0] < 2 or list(self.orders) != sorted(set(self.orders)):
+            raise BadInput(f"orders must ascend from at least 2, such as (2, 3), got {self.orders}")
+        n = self.orders[-1]
         if not 0 <= pad < vocabulary:
             raise BadInput(f"pad {pad} is outside [0, {vocabulary})")
         self.vocabulary, self.n, self.heads, self.pad = vocabulary, n, heads, pad
@@ -88,23 +96,25 @@ class Engram:
         drawn = np.random.default_rng(seed + 10007 * layer).integers(0, bound, size=n, dtype=np.int64)
         self.multipliers = 2 * drawn + 1
         taken = set() if used is None else used
-        self.primes = np.array([primes_above(slots, heads, taken) for _ in range(n - 1)], dtype=np.int64)
+        self.primes = np.array([primes_above(slots, heads, taken) for _ in self.orders], dtype=np.int64)
         sizes = self.primes.reshape(-1)
         self.offsets = (np.cumsum(sizes) - sizes).reshape(self.primes.shape)
         self.rows = int(sizes.sum())
 
     def __repr__(self) -> str:
-        return f"Engram(vocabulary={self.vocabulary}, n={self.n}, heads={self.heads}, rows={self.rows})"
+        return f"Engram(vocabulary={self.vocabulary}, orders={self.orders}, heads={self.heads}, rows={self.rows})"
 
     def keys(self, ids: Any, *, starts: Any = None) -> np.ndarray:
-        """Keys int64 [..., time, (n − 1) · heads] in [0, rows) of ids [..., time], orders ascending."""
+        """Keys int64 [..., time, orders · heads] in [0, rows) of ids [..., time], orders ascending."""
         windows = _windows(_ids(ids, self.vocabulary), self.n, self.pad, starts)
-        found = np.empty((*windows.shape[:-1], self.n - 1, self.heads), dtype=np.int64)
+        found = np.empty((*windows.shape[:-1], len(self.orders), self.heads), dtype=np.int64)
         mix = windows[..., 0] * self.multipliers[0]
         for k in range(1, self.n):
             mix = mix ^ (windows[..., k] * self.multipliers[k])
-            found[..., k - 1, :] = mix[..., None] % self.primes[k - 1] + self.offsets[k - 1]
-        return found.reshape(*windows.shape[:-1], (self.n - 1) * self.heads)
+            if k + 1 in self.orders:
+                order = self.orders.index(k + 1)
+                found[..., order, :] = mix[..., None] % self.primes[order] + self.offsets[order]
+        return found.reshape(*windows.shape[:-1], len(self.orders) * self.heads)
 
 
 def primes_above(low: int, count: int, used: set[int]) -> list[int]:

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from inlay.encoders.items import longest_first
 from inlay.errors import BadInput
+from inlay.interruption import Interruption
 from inlay.training import checkpoint
 from inlay.training.batching import Batch
 from inlay.training.cached import cached_backward, join
-from inlay.interruption import Interruption
 from inlay.training.models import Model, select
 from inlay.training.scores import Pool
 from inlay.training.stage import Stage

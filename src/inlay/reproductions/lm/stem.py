@@ -61,16 +61,12 @@ def probe(model: Decoder, valid: np.ndarray) -> dict[str, dict[str, float]]:
             block: Any = model.blocks[layer]
             part: Any = block.feed_forward
             if isinstance(part, Stem) and part.mode == "up":
-                rows = part.table.materialize(ids.flatten().unique())
+                table: Any = part.table
+                rows = table.materialize(ids.flatten().unique())
             elif type(part).__name__ == "SwiGLU":
                 stream = hidden[layer]
-                stream = stream + block.attention(
-                    block.attention_norm(stream),
-                    torch.arange(64),
-                    model.position,
-                    None,
-                    layer,  # type: ignore[operator]
-                )
+                at = torch.arange(stream.shape[1])
+                stream = stream + block.attention(block.attention_norm(stream), at, model.position, None, layer)
                 every = part.up(block.feed_forward_norm(stream)).flatten(0, 1)
                 _, first = np.unique(ids.flatten().numpy(), return_index=True)
                 rows = every[torch.from_numpy(first)]
@@ -130,7 +126,8 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
             f"Each arm at its own best rate ({', '.join(f'{name} {lr:g}' for name, lr in rates.items())}). Loss minus "
             f"dense: {'; '.join(f'{name} {one}' for name, one in gaps.items())}. STEM in half of the layers takes "
             f"{saved:.1%} fewer FLOPs a token. P95 of |cos|, layers {' / '.join(spread['dense'])}: dense "
-            f"up-projections {_slash(spread['dense'])}, STEM rows {_slash(spread['stem half'])} (isotropic: {1.96 / 256**0.5:.3f}). "
+            f"up-projections {_slash(spread['dense'])}, STEM rows {_slash(spread['stem half'])} (isotropic: "
+            f"{1.96 / SHAPE['hidden'] ** 0.5:.3f}). "
             f"Largest jump of the training loss after warm-up: "
             f"{', '.join(f'{name} {jump:.2f}' for name, jump in jumps.items())}."
         ),
