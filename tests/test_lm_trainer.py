@@ -24,7 +24,7 @@ from inlay.lm import Decoder, Packed, Trainer, encode, learn_tokenizer, split_do
 from inlay.lm import validation_loss as validate  # noqa: E402
 from inlay.lm.text import SEPARATOR, fingerprint  # noqa: E402
 from inlay.lm.trainer import rate, table_parameters, token_losses  # noqa: E402
-from inlay.tables import Compositional, RowAdam  # noqa: E402
+from inlay.tables import Compositional, Hashed, RowAdam  # noqa: E402
 
 V = 40
 TEXT = np.random.default_rng(0).integers(0, V, 4000)
@@ -180,6 +180,23 @@ def test_rows_are_read_after_the_decay_they_owe():
     shares = [1e-2 * rate(step, 6, 3, 0.1) * 0.1 for step in range(6)]
     torch.testing.assert_close(before[30], start[30] * math.prod(1 - share for share in shares), rtol=1e-5, atol=1e-8)
     assert not torch.equal(table, start)
+
+
+@pytest.mark.parametrize("kind", ["hashed", "composed"])
+def test_tables_that_share_rows_are_learnt_by_row(kind):
+    """By row-sparse gradients as by dense ones: every row owes the same decay, and pays it before it is read."""
+    makes = {
+        "hashed": lambda sparse: lambda rows, width: Hashed(rows, width, buckets=7, sparse=sparse),
+        "composed": lambda sparse: (
+            lambda rows, width: Compositional(rows, width, collisions=4, min_rows=0, sparse=sparse)
+        ),
+    }
+    losses = {}
+    for sparse in (True, False):
+        model = small(table=makes[kind](sparse))
+        assert bool(table_parameters(model)[0]) is sparse
+        losses[sparse] = trainer(model, clip=1e9, steps=8).run()[-1]["loss"]
+    assert losses[True] == pytest.approx(losses[False], abs=1e-3)
 
 
 # ---- going on

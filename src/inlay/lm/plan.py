@@ -207,7 +207,9 @@ class Plan:
     def _glyphs(self, tokenizer: Any, dim: int) -> nn.Module:
         from inlay.lm.glyphs import glyph_rows, glyph_table
 
-        return glyph_table(glyph_rows(tokenizer, dim=dim, **_only(glyph_rows, self["glyphs"], "glyphs")))
+        options = self["glyphs"]
+        scale = options.pop("scale", 1.0)  # as long as the rows a decoder would learn begin
+        return glyph_table(tokenizer, dim=dim, scale=scale, **_only(glyph_rows, options, "glyphs"))
 
 
 def save(folder: str | Path, model: Decoder, tokenizer: Any, plan: Plan, log: Sequence[dict[str, Any]] = ()) -> Path:

@@ -17,6 +17,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from inlay.lm.decoder import Decoder
 from inlay.lm.flops import flops_per_token
 from inlay.lm.packing import Packed
 from inlay.tables import files
+from inlay.tables.full import Full
 from inlay.tables.row_adam import RowAdam
 from inlay.tables.table import Rows, Table
 
@@ -236,24 +238,26 @@ class Trainer:
 
     def _watch_tables(self) -> list[Any]:
         """Before rows are read: pay the decay they owe, and count them."""
-        hooks = []
-        owned = {
-            id(p) for group in (self.row_optimiser.param_groups if self.row_optimiser else []) for p in group["params"]
-        }
-
-        def before(table: nn.Module, args: tuple[Any, ...]) -> None:
-            if not (table.training and torch.is_grad_enabled()):
-                return
-            ids = args[0].reshape(-1).unique()
-            for weight in table.parameters(recurse=False):
-                self.rows_read += weight.element_size() * ids.numel() * weight[0].numel()
-                if id(weight) in owned and self.row_optimiser is not None:
-                    self.row_optimiser.refresh(weight, ids)
-
+        optimiser, hooks = self.row_optimiser, []
+        if optimiser is None:
+            return []
+        learnt = {id(weight) for group in optimiser.param_groups for weight in group["params"]}
         for part in self.model.modules():
-            if isinstance(part, Rows) and any(id(p) in owned for p in part.parameters(recurse=False)):
-                hooks.append(part.register_forward_pre_hook(before))
+            if isinstance(part, Rows):
+                inner = {id(p) for child in part.modules() if isinstance(child, Rows) and child is not part
+                         for p in child.parameters()}  # fmt: skip
+                own = [p for p in part.parameters() if id(p) in learnt and id(p) not in inner]
+                if own:
+                    hooks.append(part.register_forward_pre_hook(partial(self._before_read, optimiser, own)))
         return hooks
+
+    def _before_read(self, optimiser: RowAdam, weights: list[nn.Parameter], table: Rows, args: tuple[Any, ...]) -> None:
+        if table.training and torch.is_grad_enabled():
+            ids = args[0].reshape(-1).unique()
+            self.rows_read += 4 * ids.numel() * table.dim
+            for weight in weights:
+                # A table that shares rows keeps few, and which of them ids read is its own affair: pay for all.
+                optimiser.refresh(weight, ids if isinstance(table, Full) else None)
 
     def _note(self, loss: float, norm: float, share: float, validate: bool) -> None:
         tokens = self.step * self.length * self.batches.batch
@@ -263,6 +267,8 @@ class Trainer:
             "tokens_per_second": tokens / max(self.seconds, 1e-9),
         }  # fmt: skip
         if validate and self.validation is not None:
+            if self.row_optimiser is not None:
+                self.row_optimiser.flush()
             line["validation"] = validation_loss(self.model, self.validation, self.length)
         line = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in line.items()}
         self.log.append(line)
