@@ -58,6 +58,7 @@ def command(
 
     from inlay import reproductions
     from inlay.errors import BadInput
+    from inlay.reproductions.curves import draw
     from inlay.reproductions.result import read_results, table
 
     if listing:
@@ -92,5 +93,9 @@ def command(
         if not folder.is_dir():
             raise BadInput(f"there is no folder {folder}; run a reproduction first, or name it with --results")
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(table(read_results(folder)), encoding="utf-8")
+        results = read_results(folder)
+        page.write_text(table(results), encoding="utf-8")
+        for result in results:
+            if "curves" in result.figures:
+                draw(result, page.parent / "curves" / f"{result.name}.svg")
         click.echo(f"wrote {page}", err=True)

@@ -138,6 +138,8 @@ def table(results: Iterable[Result]) -> str:
         lines.append("| " + " | ".join(map(_cell, row)) + " |")
     for result in results:
         lines += ["", f"## {result.title}", "", f"{result.source}. Data: {result.data}.", "", result.detail]
+        if "curves" in result.figures:
+            lines += ["", f"![Training loss against FLOPs: {result.title}](curves/{result.name}.svg)"]
     return "\n".join(lines) + "\n"
 
 

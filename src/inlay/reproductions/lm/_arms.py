@@ -27,7 +27,20 @@ from inlay.reproductions.tables._auc_gap import Gap, gap_of
 if TYPE_CHECKING:
     from inlay.lm.decoder import Decoder
 
-__all__ = ["CONTEXT", "RATES", "VOCAB", "Arm", "English", "Job", "Outcome", "arms", "english", "gap", "run_jobs"]
+__all__ = [
+    "CONTEXT",
+    "RATES",
+    "VOCAB",
+    "Arm",
+    "English",
+    "Job",
+    "Outcome",
+    "arms",
+    "curve",
+    "english",
+    "gap",
+    "run_jobs",
+]
 
 VOCAB, CONTEXT, BATCH = 2048, 64, 16
 SHAPE: dict[str, Any] = {"vocab": VOCAB, "dim": 96, "layers": 4, "heads": 4, "hidden": 256, "context": CONTEXT}
@@ -168,6 +181,15 @@ def gap(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> Gap:
     apart = np.stack([a.losses - b.losses for a, b in zip(ours, theirs, strict=True)])
     blocks = [float(block.mean()) for block in np.array_split(apart.mean(0), 60)]  # windows side by side are alike
     return gap_of(apart.mean(1).tolist(), float(np.std(blocks, ddof=1)) / len(blocks) ** 0.5)
+
+
+def curve(outcomes: Sequence[Outcome], points: int = 30) -> list[list[float]]:
+    """[FLOPs, training loss] along a run: means over seeds and over stretches of steps."""
+    losses = np.mean([[loss for _, loss in one.curve] for one in outcomes], axis=0)
+    parts = np.array_split(losses, points)
+    ends = np.cumsum([len(part) for part in parts])
+    each = outcomes[0].flops / len(losses)
+    return [[float(f"{end * each:.4g}"), round(float(part.mean()), 4)] for end, part in zip(ends, parts, strict=True)]
 
 
 def _one_thread() -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inlay.reproductions.lm._arms import CONTEXT, SHAPE, Arm, Job, Outcome, arms, english, gap, run_jobs
+from inlay.reproductions.lm._arms import CONTEXT, SHAPE, Arm, Job, Outcome, arms, curve, english, gap, run_jobs
 from inlay.reproductions.result import Figure, Result
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
         figures={
             "loss": {name: [round(one.loss, 4) for one in own] for name, own in found.items()},
             "rate": rates,
+            "curves": {name: curve(own) for name, own in found.items() if name in TUNED},
             "gaps": {name: [round(value, 4) for value in one] for name, one in gaps.items()},
             "loss without memory": {
                 name: [round(one.seen["off"], 4) for one in own] for name, own in found.items() if name != "dense"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inlay.reproductions.lm._arms import CONTEXT, SHAPE, Arm, Outcome, arms, english, gap
+from inlay.reproductions.lm._arms import CONTEXT, SHAPE, Arm, Outcome, arms, curve, english, gap
 from inlay.reproductions.result import Figure, Result
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
         figures={
             "loss": {name: [round(one.loss, 4) for one in found[name]] for name in ARMS},
             "rate": rates,
+            "curves": {name: curve(found[name]) for name in ARMS},
             "gaps": {name: [round(value, 4) for value in one] for name, one in gaps.items()},
             "parameters": {name: found[name][0].parameters for name in ARMS},
             "ranks": {name: [round(float(rank), 4) for rank in ranks[name]] for name in ARMS},

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inlay.reproductions.lm._arms import CONTEXT, SHAPE, Arm, Job, Outcome, arms, english, gap, run_jobs
+from inlay.reproductions.lm._arms import CONTEXT, SHAPE, Arm, Job, Outcome, arms, curve, english, gap, run_jobs
 from inlay.reproductions.result import Figure, Result
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
         figures={
             "loss": loss,
             "rate": rates,
+            "curves": {name: curve(own) for name, own in found.items()},
             "gaps": {name: [round(value, 4) for value in one] for name, one in gaps.items()},
             "FLOPs a token": flops,
             "parameters": {name: own[0].parameters for name, own in found.items()},

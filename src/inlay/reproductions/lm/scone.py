@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inlay.reproductions.lm._arms import BATCH, CONTEXT, SHAPE, Arm, Job, Outcome, arms, english, gap, run_jobs
+from inlay.reproductions.lm._arms import BATCH, CONTEXT, SHAPE, Arm, Job, Outcome, arms, curve, english, gap, run_jobs
 from inlay.reproductions.result import Figure, Result
 from inlay.reproductions.tables._auc_gap import gap_of
 
@@ -129,6 +129,7 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
         figures={
             "loss": {arm: [round(one.loss, 4) for one in own] for arm, own in found.items()},
             "rates": rates,
+            "curves": {arm: curve(own) for arm, own in found.items()},
             "parameters": {arm: own[0].parameters for arm, own in found.items()},
             "training_flops": {arm: own[0].flops for arm, own in found.items()},
             "gaps": {name: [round(value, 5) for value in one] for name, one in gaps.items()},

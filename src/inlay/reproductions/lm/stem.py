@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inlay.reproductions.lm._arms import SHAPE, Arm, Job, Outcome, arms, english, gap, run_jobs
+from inlay.reproductions.lm._arms import SHAPE, Arm, Job, Outcome, arms, curve, english, gap, run_jobs
 from inlay.reproductions.result import Figure, Result
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
         data=f"English text, {SHAPE['vocab']:,} tokens, {STEPS * 1024:,} of them for training; dim 96, 4 layers",
         verdict="shown" if better and even else "partly" if better or even else "not shown",
         detail=(
-            f"Each arm at its own best rate ({', '.join(f'{name} {lr:g}' for name, lr in rates.items())}). Loss minus "
-            f"dense: {'; '.join(f'{name} {one}' for name, one in gaps.items())}. STEM in half of the layers takes "
+            f"Each arm at its own best rate of {STEPS} steps "
+            f"({', '.join(f'{name} {lr:g}' for name, lr in rates.items())}). Loss minus dense: {'; '.join(f'{name} {one}' for name, one in gaps.items())}. STEM in half of the layers takes "
             f"{saved:.1%} fewer FLOPs a token. P95 of |cos|, layers {' / '.join(spread['dense'])}: dense "
             f"up-projections {_slash(spread['dense'])}, STEM rows {_slash(spread['stem half'])} (isotropic: "
             f"{1.96 / SHAPE['hidden'] ** 0.5:.3f}). "
@@ -146,15 +146,6 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
             "curves": {name: curve(found[name][STEPS]) for name in ARMS},
         },
     )
-
-
-def curve(outcomes: Sequence[Outcome], points: int = 30) -> list[list[float]]:
-    """[FLOPs, training loss] along a run: means over seeds and over stretches of steps."""
-    losses = np.mean([[loss for _, loss in one.curve] for one in outcomes], axis=0)
-    parts = np.array_split(losses, points)
-    ends = np.cumsum([len(part) for part in parts])
-    each = outcomes[0].flops / len(losses)
-    return [[float(f"{end * each:.4g}"), round(float(part.mean()), 4)] for end, part in zip(ends, parts, strict=True)]
 
 
 def _mean(outcomes: Sequence[Outcome]) -> float:
