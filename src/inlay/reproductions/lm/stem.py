@@ -123,13 +123,12 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
         data=f"English text, {SHAPE['vocab']:,} tokens, {STEPS * 1024:,} of them for training; dim 96, 4 layers",
         verdict="shown" if better and even else "partly" if better or even else "not shown",
         detail=(
-            f"Each arm at its own best rate of {STEPS} steps "
-            f"({', '.join(f'{name} {lr:g}' for name, lr in rates.items())}). Loss minus dense: {'; '.join(f'{name} {one}' for name, one in gaps.items())}. STEM in half of the layers takes "
-            f"{saved:.1%} fewer FLOPs a token. P95 of |cos|, layers {' / '.join(spread['dense'])}: dense "
-            f"up-projections {_slash(spread['dense'])}, STEM rows {_slash(spread['stem half'])} (isotropic: "
-            f"{1.96 / SHAPE['hidden'] ** 0.5:.3f}). "
-            f"Largest jump of the training loss after warm-up: "
-            f"{', '.join(f'{name} {jump:.2f}' for name, jump in jumps.items())}."
+            f"Each arm at its own best rate of {STEPS} steps ({_commas(rates)}). Loss minus dense: "
+            + "; ".join(f"{name.replace(' − dense', '')} {one}" for name, one in gaps.items())
+            + f". STEM in half of the layers takes {saved:.1%} fewer FLOPs a token. P95 of |cos|, layers "
+            f"{' / '.join(spread['dense'])}: dense up-projections {_slash(spread['dense'])}, STEM rows "
+            f"{_slash(spread['stem half'])} (isotropic: {1.96 / SHAPE['hidden'] ** 0.5:.3f}). Largest jump of the "
+            f"training loss after warm-up: {_commas(jumps)}."
         ),
         seconds=time.perf_counter() - began,
         seeds=tuple(seeds),
@@ -163,3 +162,7 @@ def _jump(outcome: Outcome) -> float:
 
 def _slash(values: dict[str, float]) -> str:
     return " / ".join(f"{value:.3f}" for value in values.values())
+
+
+def _commas(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in values.items())
