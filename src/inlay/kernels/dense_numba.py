@@ -22,7 +22,8 @@ __all__ = ["converts_halves", "one", "tile"]
 # What code is compiled for, which NUMBA_CPU_NAME can set below what the processor has.
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
 LANES = 16 if "+avx512f" in _FEATURES else 8 if "+avx2" in _FEATURES else 4
-TILE = 4  # queries × rows held in registers: 16 sums, which stay there with 32 vector registers
+TILE = 4  # queries × rows of a tile: 16 sums
+ROWS_AT_ONCE = 4 if LANES == 16 else 2  # of a tile: all sums stay in 32 vector registers, but only 8 of them in 16
 ROWS_IN_CACHE = 16  # rows that stay in L1 while every query passes over them
 AHEAD = 8 << 10  # bytes of rows asked for before they are needed; the processor's own prefetch stops at every 4 KiB
 LINE = 64
@@ -126,17 +127,22 @@ def _tile_of(squared: bool) -> Callable[..., Any]:
             multiply_add = cgutils.get_or_insert_function(
                 builder.module, ir.FunctionType(floats, [floats] * 3), f"llvm.fmuladd.v{LANES}f32"
             )
-            with cgutils.for_range(builder, builder.udiv(dim, lanes)) as loop:
-                offset = builder.mul(loop.index, lanes)
-                xs = [builder.load(vector_at(head, offset, raw), align=stored.bitwidth // 8) for head in row_heads]
-                xs = [_widened(builder, x, stored, floats) for x in xs]
-                if squared and stored == types.int8:
-                    xs = [builder.fmul(x, factor) for x, factor in zip(xs, factors)]
-                for j, head in enumerate(query_heads):
-                    q = builder.load(vector_at(head, offset, floats), align=4)
-                    for x, total in zip(xs, totals[j * TILE :]):
-                        a, b = (builder.fsub(q, x),) * 2 if squared else (q, x)
-                        builder.store(builder.call(multiply_add, [a, b, builder.load(total)]), total)
+            for at_once in range(0, TILE, ROWS_AT_ONCE):
+                part = range(at_once, at_once + ROWS_AT_ONCE)
+                with cgutils.for_range(builder, builder.udiv(dim, lanes)) as loop:
+                    offset = builder.mul(loop.index, lanes)
+                    loads = [
+                        builder.load(vector_at(row_heads[r], offset, raw), align=stored.bitwidth // 8) for r in part
+                    ]
+                    xs = [_widened(builder, x, stored, floats) for x in loads]
+                    if squared and stored == types.int8:
+                        xs = [builder.fmul(x, factors[r]) for x, r in zip(xs, part)]
+                    for j, head in enumerate(query_heads):
+                        q = builder.load(vector_at(head, offset, floats), align=4)
+                        for x, r in zip(xs, part):
+                            total = totals[j * TILE + r]
+                            a, b = (builder.fsub(q, x),) * 2 if squared else (q, x)
+                            builder.store(builder.call(multiply_add, [a, b, builder.load(total)]), total)
             for i, folded in enumerate(_fold(builder, [builder.load(total) for total in totals])):
                 address = vector_at(target.data, ir.Constant(dim.type, i * LANES), floats)
                 builder.store(folded, address, align=4)

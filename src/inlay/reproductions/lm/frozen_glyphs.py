@@ -33,7 +33,7 @@ PAPER = (
     "(arXiv 2507.04886, TMLR 2025)"
 )
 
-STEPS, WINDOWS, LEAST = 450, 1500, 8
+STEPS, WINDOWS, LEAST = 300, 1500, 8
 MOST = 0.15  # nats that a frozen table may cost
 ARMS = ("trained", "glyphs", "random", "random + map", "glyphs, small")
 
@@ -122,7 +122,7 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
     means = all(own[stream] < 0.5 * own[0] and own[stream] < before[stream] for stream in (2, 3))
     seen = found["glyphs"][0].seen
     return Result(
-        name="glyphs",
+        name="frozen-glyphs",
         title="Frozen visual Unicode",
         room="lm",
         source=PAPER,
