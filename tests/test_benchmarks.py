@@ -173,7 +173,17 @@ def test_an_unknown_benchmark_is_named(capsys):
     with pytest.raises(SystemExit):
         main(["nonsense"])
     assert "nonsense" in capsys.readouterr().err
-    assert set(NAMES) == {"lexical", "flat", "gather", "keyed_vectors", "end_to_end", "cold_start", "lm"}
+    assert set(NAMES) == {
+        "lexical",
+        "flat",
+        "gather",
+        "keyed_vectors",
+        "end_to_end",
+        "cold_start",
+        "lm",
+        "multi_vector",
+        "espn",
+    }
 
 
 def test_missing_data_say_what_to_set(monkeypatch, tmp_path):

@@ -5,8 +5,9 @@
 - `ProductQuantiser`: parts of a row as numbers of their nearest centres; `NormPQ`: the same with lengths apart
   (`NormCodes`); `MagnitudePQ`: more parts for longer rows.
 - `LowRankRows`, `MagnitudeLowRank`: short codes over a basis, or over one for each group of lengths.
-- `TensorTrain`, `Pruned`, `Deduplicated`: a matrix as three small cores, as its largest numbers, as its distinct
-blocks.
+- `TensorTrain`, `Pruned`, `Deduplicated`: a matrix as three small cores, its largest numbers, its distinct blocks.
+- `MuveraFDE`: a bag of token vectors as one row, whose dots come near to MaxSim; `carve` shortens queries.
+- `ResidualTokens`: token vectors as a centre and 2 or 4 bits a number of what is left (`ResidualCodes`).
 
 `for_budget(name, rows, share)` fits one of them within so many bytes; `nbytes_of` counts what rows really took.
 """
@@ -18,13 +19,16 @@ from typing import TYPE_CHECKING
 from inlay.faces import lazy
 
 if TYPE_CHECKING:
+    from inlay.codecs.ball_carving import carve
     from inlay.codecs.budgets import for_budget, nbytes_of
     from inlay.codecs.deduplicated import BlockCodes, Deduplicated
     from inlay.codecs.low_rank import Grouped, LowRankRows, MagnitudeLowRank
     from inlay.codecs.magnitude_product import MagnitudePQ
+    from inlay.codecs.muvera import MuveraFDE
     from inlay.codecs.norm_product import NormCodes, NormPQ
     from inlay.codecs.product import ProductQuantiser
     from inlay.codecs.pruned import Pruned, SparseCodes
+    from inlay.codecs.residual import ResidualCodes, ResidualTokens
     from inlay.codecs.scalar import Float16, Float32, Int8, Quantised
     from inlay.codecs.tensor_train import TensorTrain, TrainCodes
 
@@ -38,14 +42,18 @@ _HOMES = {
     "LowRankRows": "low_rank",
     "MagnitudeLowRank": "low_rank",
     "MagnitudePQ": "magnitude_product",
+    "MuveraFDE": "muvera",
     "NormCodes": "norm_product",
     "NormPQ": "norm_product",
     "ProductQuantiser": "product",
     "Pruned": "pruned",
     "Quantised": "scalar",
+    "ResidualCodes": "residual",
+    "ResidualTokens": "residual",
     "SparseCodes": "pruned",
     "TensorTrain": "tensor_train",
     "TrainCodes": "tensor_train",
+    "carve": "ball_carving",
     "for_budget": "budgets",
     "nbytes_of": "budgets",
 }
@@ -60,14 +68,18 @@ __all__ = [
     "LowRankRows",
     "MagnitudeLowRank",
     "MagnitudePQ",
+    "MuveraFDE",
     "NormCodes",
     "NormPQ",
     "ProductQuantiser",
     "Pruned",
     "Quantised",
+    "ResidualCodes",
+    "ResidualTokens",
     "SparseCodes",
     "TensorTrain",
     "TrainCodes",
+    "carve",
     "for_budget",
     "nbytes_of",
 ]

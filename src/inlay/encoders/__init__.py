@@ -4,6 +4,8 @@
 
 - `BM25`: term weights (sparse), over the terms that an `Analyzer` makes of a text. `Numen`: hashed character n-grams.
   Neither needs a model.
+- `Splade`: learnt term weights (sparse), of a model that `inlay.training.Splade` trained.
+- `LateBox`: a vector for each token, of the model in the box.
 - `Static`: mean of token rows from a table; thousands of texts a second.
 - `Onnx`, `SentenceTransformers`: transformers on this machine.
 - `Endpoint`: any OpenAI-compatible service.
@@ -22,21 +24,36 @@ if TYPE_CHECKING:
     from inlay.encoders.analysis import Analyzer
     from inlay.encoders.bm25 import BM25
     from inlay.encoders.endpoint import Endpoint
+    from inlay.encoders.late_box import LateBox
     from inlay.encoders.names import encoder
     from inlay.encoders.numen import Numen
     from inlay.encoders.onnx import Onnx
     from inlay.encoders.sentence_transformers import SentenceTransformers
+    from inlay.encoders.splade import Splade
     from inlay.encoders.static import Static
 
-__all__ = ["BM25", "Analyzer", "Endpoint", "Numen", "Onnx", "SentenceTransformers", "Static", "encoder"]
+__all__ = [
+    "BM25",
+    "Analyzer",
+    "Endpoint",
+    "LateBox",
+    "Numen",
+    "Onnx",
+    "SentenceTransformers",
+    "Splade",
+    "Static",
+    "encoder",
+]
 
 _HOMES = {
     "Analyzer": "analysis",
     "BM25": "bm25",
     "Endpoint": "endpoint",
+    "LateBox": "late_box",
     "Numen": "numen",
     "Onnx": "onnx",
     "SentenceTransformers": "sentence_transformers",
+    "Splade": "splade",
     "Static": "static",
     "encoder": "names",
 }

@@ -31,6 +31,7 @@ NAMES = {
     "bm25": Name("bm25", "BM25"),
     "numen": Name("numen", "Numen"),
     "static": Name("static", "Static.load", "path", "a folder with a token table"),
+    "splade": Name("splade", "Splade", "path", "a folder with a SPLADE model"),
     "onnx": Name("onnx", "Onnx", "path", "a folder or file with a transformer in ONNX"),
     "st": Name("sentence_transformers", "SentenceTransformers", "model", "a sentence-transformers model"),
     "openai": Name("endpoint", "Endpoint", "model", "a model of an OpenAI-compatible endpoint"),

@@ -3,6 +3,9 @@
 - `Flat`: dense rows, exact scan.
 - `HNSW`: dense rows, approximate, by a graph (extra `hnsw`).
 - `Inverted`: sparse rows, exact, by posting lists; `Postings` are such lists ready made.
+- `MultiVector`: bags of token vectors, candidates by `MuveraFDE`, re-ranked by exact MaxSim. `Coded`: product codes.
+- `IVF`: dense rows in lists by nearest centre; `ESPN`: re-ranks what it finds by token vectors that are read from a
+  `SlotFile` on disk while the lists are still scanned.
 """
 
 from __future__ import annotations
@@ -12,12 +15,29 @@ from typing import TYPE_CHECKING
 from inlay.faces import lazy
 
 if TYPE_CHECKING:
+    from inlay.indexes.coded import Coded
+    from inlay.indexes.espn import ESPN, Reads
     from inlay.indexes.flat import Flat
     from inlay.indexes.hnsw import HNSW
     from inlay.indexes.inverted import Inverted, Postings
+    from inlay.indexes.ivf import IVF
+    from inlay.indexes.multi_vector import MultiVector
+    from inlay.indexes.slot_file import SlotFile, Slots
 
-__all__ = ["HNSW", "Flat", "Inverted", "Postings"]
+__all__ = ["ESPN", "HNSW", "IVF", "Coded", "Flat", "Inverted", "MultiVector", "Postings", "Reads", "SlotFile", "Slots"]
 
-_HOMES = {"Flat": "flat", "HNSW": "hnsw", "Inverted": "inverted", "Postings": "inverted"}
+_HOMES = {
+    "Coded": "coded",
+    "ESPN": "espn",
+    "Flat": "flat",
+    "HNSW": "hnsw",
+    "IVF": "ivf",
+    "Inverted": "inverted",
+    "MultiVector": "multi_vector",
+    "Postings": "inverted",
+    "Reads": "espn",
+    "SlotFile": "slot_file",
+    "Slots": "slot_file",
+}
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -5,9 +5,10 @@
 - rows: `Example`, `read`, `write`; `Source` and its builders in `inlay.training.sources`.
 - better rows: `mine`, `dedupe`, `decontaminate`, `consistent`.
 - batches: `Batcher` with a choice of `mixed`, `one_source`, `quota`, `by_length`; views `Prefix`, `TitleText`, `Wrap`.
-- models: `StaticBag` (a token table), `Transformer` (a local Hugging Face folder); compressed vocabulary tables.
+- models: `StaticBag` (a token table), `Transformer` (a local Hugging Face folder); compressed vocabulary tables; sparse
+  ones: `Splade`, `SparseHead`, and what their rows cost, `sparse_cost`.
 - losses, each a term over a `Pool` of vectors: `InfoNCE`, `EmbedMatch`, `GramMatch`, `OrderMatch`, `Listwise`,
-  `SpreadOut`, `CoSENT`; `Matryoshka` wraps one, `Sum` weighs several.
+  `SpreadOut`, `CoSENT`, `Flops`; `Matryoshka` wraps one, `Sum` weighs several.
 - training: `Teacher` (vectors computed once), `Stage`, `Trainer`, `Recipe`.
 - after: `soup`, `task_arithmetic`, `slerp`, `truncate_dims`, `quantise_table`; `write_card`.
 
@@ -28,13 +29,17 @@ if TYPE_CHECKING:
     from inlay.training.cosent import CoSENT
     from inlay.training.distillation import EmbedMatch, GramMatch, Listwise, OrderMatch
     from inlay.training.example import Example, read, write
+    from inlay.training.flops import Flops
     from inlay.training.info_nce import InfoNCE, LearntScale, hardness
     from inlay.training.matryoshka import Matryoshka
     from inlay.training.mining import consistent, decontaminate, dedupe, mine
     from inlay.training.models import Model
+    from inlay.training.posting_cost import SparseCost, sparse_cost
     from inlay.training.recipe import Recipe
     from inlay.training.scores import Pool
     from inlay.training.sources import Source
+    from inlay.training.sparse_head import SparseHead
+    from inlay.training.splade import Splade
     from inlay.training.spread_out import SpreadOut
     from inlay.training.stage import Stage
     from inlay.training.static_bag import StaticBag
@@ -51,6 +56,7 @@ _HOMES = {
     "CoSENT": "cosent",
     "EmbedMatch": "distillation",
     "Example": "example",
+    "Flops": "flops",
     "GramMatch": "distillation",
     "InfoNCE": "info_nce",
     "LearntScale": "info_nce",
@@ -64,6 +70,9 @@ _HOMES = {
     "ProductTable": "tables",
     "Recipe": "recipe",
     "Source": "sources",
+    "SparseCost": "posting_cost",
+    "SparseHead": "sparse_head",
+    "Splade": "splade",
     "SpreadOut": "spread_out",
     "Stage": "stage",
     "StaticBag": "static_bag",
@@ -88,6 +97,7 @@ _HOMES = {
     "read": "example",
     "slerp": "after",
     "soup": "after",
+    "sparse_cost": "posting_cost",
     "task_arithmetic": "after",
     "truncate_dims": "after",
     "write": "example",
@@ -100,6 +110,7 @@ __all__ = [
     "CoSENT",
     "EmbedMatch",
     "Example",
+    "Flops",
     "GramMatch",
     "InfoNCE",
     "LearntScale",
@@ -113,6 +124,9 @@ __all__ = [
     "ProductTable",
     "Recipe",
     "Source",
+    "SparseCost",
+    "SparseHead",
+    "Splade",
     "SpreadOut",
     "Stage",
     "StaticBag",
@@ -137,6 +151,7 @@ __all__ = [
     "read",
     "slerp",
     "soup",
+    "sparse_cost",
     "task_arithmetic",
     "truncate_dims",
     "write",

@@ -17,6 +17,7 @@ from inlay.training.batching import choice
 from inlay.training.card import Card, write_card
 from inlay.training.cosent import CoSENT
 from inlay.training.distillation import EmbedMatch, GramMatch, Listwise, OrderMatch
+from inlay.training.flops import Flops
 from inlay.training.info_nce import InfoNCE, hardness
 from inlay.training.matryoshka import Matryoshka
 from inlay.training.mining import decontaminate, dedupe
@@ -58,6 +59,7 @@ TERMS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "listwise": (Listwise, ("tau_t", "tau_s", "over", "by")),
     "spread_out": (SpreadOut, ("floor",)),
     "cosent": (CoSENT, ("tau",)),
+    "flops": (Flops, ("lambda_q", "lambda_d", "steps", "penalty")),
 }
 
 
