@@ -10,7 +10,18 @@ from pathlib import Path
 
 from benchmarks import threads
 
-NAMES = ("lexical", "flat", "gather", "keyed_vectors", "end_to_end", "cold_start", "lm", "multi_vector", "espn")
+NAMES = (
+    "lexical",
+    "flat",
+    "gather",
+    "keyed_vectors",
+    "end_to_end",
+    "cold_start",
+    "lm",
+    "sparse",
+    "multi_vector",
+    "espn",
+)
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -182,6 +182,7 @@ def test_an_unknown_benchmark_is_named(capsys):
         "cold_start",
         "lm",
         "multi_vector",
+        "sparse",
         "espn",
     }
 

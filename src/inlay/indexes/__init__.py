@@ -3,6 +3,7 @@
 - `Flat`: dense rows, exact scan.
 - `HNSW`: dense rows, approximate, by a graph (extra `hnsw`).
 - `Inverted`: sparse rows, exact, by posting lists; `Postings` are such lists ready made.
+- `Seismic`: sparse rows, approximate, by blocks of lists and their summaries.
 - `MultiVector`: bags of token vectors, candidates by `MuveraFDE`, re-ranked by exact MaxSim. `Coded`: product codes.
 - `IVF`: dense rows in lists by nearest centre; `ESPN`: re-ranks what it finds by token vectors that are read from a
   `SlotFile` on disk while the lists are still scanned.
@@ -22,9 +23,23 @@ if TYPE_CHECKING:
     from inlay.indexes.inverted import Inverted, Postings
     from inlay.indexes.ivf import IVF
     from inlay.indexes.multi_vector import MultiVector
+    from inlay.indexes.seismic import Seismic
     from inlay.indexes.slot_file import SlotFile, Slots
 
-__all__ = ["ESPN", "HNSW", "IVF", "Coded", "Flat", "Inverted", "MultiVector", "Postings", "Reads", "SlotFile", "Slots"]
+__all__ = [
+    "ESPN",
+    "HNSW",
+    "IVF",
+    "Coded",
+    "Flat",
+    "Inverted",
+    "MultiVector",
+    "Postings",
+    "Reads",
+    "Seismic",
+    "SlotFile",
+    "Slots",
+]
 
 _HOMES = {
     "Coded": "coded",
@@ -36,6 +51,7 @@ _HOMES = {
     "MultiVector": "multi_vector",
     "Postings": "inverted",
     "Reads": "espn",
+    "Seismic": "seismic",
     "SlotFile": "slot_file",
     "Slots": "slot_file",
 }

@@ -1,0 +1,467 @@
+"""Blocks of posting lists with a summary each, and the search that skips most of them: what `Seismic` runs on.
+
+Rows are kept in *slots* of eight numbers, the last one of a row filled up with zeros, so that a dot product is eight
+sums side by side, and a row is named by the slot where it starts. Everything adds up in a fixed order in float32, so
+that both forms agree bit for bit.
+
+Bruch, Nardini, Rulli & Venturini 2024, "Efficient Inverted Indexes for Approximate Retrieval over Learned Sparse
+Representations" (SIGIR).
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import NamedTuple
+
+import numpy as np
+
+from inlay.kernels import compiled
+from inlay.kernels.mixing import FIRST, SECOND, mixed
+
+__all__ = ["LANES", "Arrays", "Blocks", "Scratch", "block", "block_plain", "heads", "heads_plain", "scan", "search"]
+
+LANES = 8  # numbers of a slot
+MOST_BLOCKS = 65_535  # of a list: entries name their block in 16 bits
+
+
+class Arrays(NamedTuple):
+    """One segment. A list has blocks, a block has postings; the summaries of a list's blocks are kept transposed.
+
+    A posting is `slot << 16 | slots`: where its row is read, without looking anything up.
+    """
+
+    starts: np.ndarray  # uint32 [rows + 1], the first slot of each row
+    ids: np.ndarray  # uint16 or uint32 [slots, 8], columns
+    numbers: np.ndarray  # float16 or float32 [slots, 8]
+    lists: np.ndarray  # int64 [columns + 1], blocks of each list
+    blocks: np.ndarray  # int64 [blocks + 1], postings of each block
+    postings: np.ndarray  # uint64 [postings]
+    scales: np.ndarray  # float32 [blocks, 2]: what a step of the summary's codes is worth, and what code 0 stands for
+    present: np.ndarray  # int64 [columns + 1], components of each list
+    components: np.ndarray  # uint16 or uint32 [components], ascending in a list: columns that its summaries have
+    entries: np.ndarray  # int64 [columns + 1], entries of each list
+    entry_starts: np.ndarray  # uint32 [components], first entry of each, counted from the list's first
+    entry_blocks: np.ndarray  # uint16 [entries], block, counted from the list's first
+    entry_codes: np.ndarray  # uint8 [entries]
+    graph: np.ndarray  # uint32 [rows, neighbours]; the number of rows where there is no further one
+
+
+class Scratch(NamedTuple):
+    """What one search at a time writes to. All but `stamps` and `epoch` is as it was when the search ends."""
+
+    stamps: np.ndarray  # uint8 [slots], the epoch in which a row was last met
+    epoch: np.ndarray  # int64 [1]
+    query: np.ndarray  # float32 [columns], zeros
+    dots: np.ndarray  # float32 [most blocks of a list]
+    order: np.ndarray  # uint64 [most blocks of a list]
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Scratch:
+        """Scratch for a segment."""
+        most = int(np.diff(arrays.lists).max(initial=0))
+        return cls(
+            np.zeros(len(arrays.ids), np.uint8), np.zeros(1, np.int64), np.zeros(len(arrays.lists) - 1, np.float32),
+            np.zeros(most, np.float32), np.zeros(most, np.uint64),
+        )  # fmt: skip
+
+
+class Blocks(NamedTuple):
+    """Some lists, blocked and summarised; everything list by list."""
+
+    members: np.ndarray  # int32 [postings], rows, block by block
+    list_blocks: np.ndarray  # int64 [lists], how many blocks
+    block_sizes: np.ndarray  # int64 [blocks], how many rows
+    scales: np.ndarray  # float32 [blocks, 2]
+    list_components: np.ndarray  # int64 [lists], how many components
+    components: np.ndarray  # int32 [components]
+    entry_counts: np.ndarray  # int64 [components], how many entries
+    entry_blocks: np.ndarray  # uint16 [entries]
+    entry_codes: np.ndarray  # uint8 [entries]
+
+
+def heads(
+    indptr: np.ndarray, columns: np.ndarray, values: np.ndarray, cut: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The `cut` largest numbers of each CSR row, in order of column; of equal ones the first.
+
+    Args:
+        indptr: int64 [rows + 1].
+        columns: int32 [nnz].
+        values: float32 [nnz].
+        cut: how many.
+
+    Returns:
+        The same three arrays of what is left.
+    """
+    if compiled(8 * len(columns)):
+        from inlay.kernels.seismic_numba import heads_compiled
+
+        return heads_compiled(indptr, columns, values, cut)
+    return heads_plain(indptr, columns, values, cut)
+
+
+def heads_plain(
+    indptr: np.ndarray, columns: np.ndarray, values: np.ndarray, cut: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The numpy form of `heads`."""
+    lengths = np.diff(indptr)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((-values, row))
+    rank = np.arange(len(values)) - np.repeat(indptr[:-1], lengths)
+    kept = np.sort(order[rank < cut])
+    starts = np.zeros(len(indptr), dtype=np.int64)
+    np.cumsum(np.minimum(lengths, cut), out=starts[1:])
+    return starts, columns[kept], values[kept]
+
+
+def block(
+    first: int,
+    last: int,
+    lists: tuple[np.ndarray, np.ndarray],
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    heads: tuple[np.ndarray, np.ndarray, np.ndarray],
+    *,
+    centroid_fraction: float,
+    min_cluster_size: int,
+    summary_energy: float,
+    seed: int,
+) -> Blocks:
+    """Cluster each list's rows about some of them drawn at random, and summarise each cluster.
+
+    A row joins the centroid of the largest dot product with the row's head; of equal ones the first. Clusters of at
+    most `min_cluster_size` rows are dissolved, unless no other is left (then the largest stays). A summary is the
+    largest value of each column over the members, of which the largest are kept until they hold `summary_energy` of
+    the sum, the one that crosses it included; of equal ones those met first.
+
+    Args:
+        first: of the lists wanted.
+        last: one past the last.
+        lists: (int64 [columns + 1], int32 [postings]): the pruned lists' starts and rows.
+        rows: CSR of the full rows, (int64 [rows + 1], int32 [nnz], float32 [nnz]), values above 0.
+        heads: CSR of their heads.
+        centroid_fraction: centroids a row of the list, rounded down, at least one.
+        min_cluster_size: see above.
+        summary_energy: share of a summary's sum to keep, 1 for all of it.
+        seed: of the draw.
+    """
+    work = int(lists[0][last] - lists[0][first]) * 2000
+    if compiled(work):
+        from inlay.kernels.seismic_numba import block_compiled
+
+        found = block_compiled(
+            first, last, *lists, *rows, *heads, len(lists[0]) - 1, centroid_fraction, min_cluster_size, summary_energy,
+            _salt(seed),
+        )  # fmt: skip
+        return Blocks(*found)
+    return block_plain(
+        first, last, lists, rows, heads, centroid_fraction=centroid_fraction, min_cluster_size=min_cluster_size,
+        summary_energy=summary_energy, seed=seed,
+    )  # fmt: skip
+
+
+def block_plain(
+    first: int,
+    last: int,
+    lists: tuple[np.ndarray, np.ndarray],
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    heads: tuple[np.ndarray, np.ndarray, np.ndarray],
+    *,
+    centroid_fraction: float,
+    min_cluster_size: int,
+    summary_energy: float,
+    seed: int,
+) -> Blocks:
+    """The numpy form of `block`."""
+    indptr, columns, values = rows
+    salt, n_columns = _salt(seed), len(lists[0]) - 1
+    made: list[tuple[np.ndarray, ...]] = []
+    for c in range(first, last):
+        its = lists[1][lists[0][c] : lists[0][c + 1]]
+        if not len(its):
+            none = np.empty(0, np.int64)
+            made.append((its, none, np.empty((0, 2), np.float32), none, none, none, none))
+            continue
+        n = min(max(1, int(centroid_fraction * len(its))), MOST_BLOCKS)
+        joined = _cluster(its, _drawn(its, n, c, salt), rows, heads, n_columns, min_cluster_size)
+        members = its[np.argsort(joined, kind="stable")]
+        sizes = np.bincount(joined)
+        sizes = sizes[sizes > 0]
+        scales = np.empty((len(sizes), 2), dtype=np.float32)
+        found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        ends = np.cumsum(sizes)
+        for b, (start, stop) in enumerate(zip(ends - sizes, ends)):
+            at = np.concatenate([np.arange(indptr[r], indptr[r + 1]) for r in members[start:stop]])
+            present, met = np.unique(columns[at], return_index=True)
+            highest = np.zeros(n_columns, dtype=np.float32)
+            np.maximum.at(highest, columns[at], values[at])
+            present = present[np.argsort(met)]  # in the order in which they are met
+            kept = present[_mass(highest[present], summary_energy)]
+            scales[b], codes = _quantised(highest[kept])
+            found.append((kept, np.full(len(kept), b), codes))
+        component, blocks, codes = (np.concatenate(part) for part in zip(*found))
+        order = np.lexsort((blocks, component))
+        present, counts = np.unique(component, return_counts=True)
+        made.append((members, sizes, scales, present, counts, blocks[order], codes[order]))
+    members, sizes, scales, components, counts, blocks, codes = zip(*made)
+    return Blocks(
+        _joined(members, np.int32), np.array([len(s) for s in sizes], np.int64), _joined(sizes, np.int64),
+        np.concatenate(scales), np.array([len(p) for p in components], np.int64), _joined(components, np.int32),
+        _joined(counts, np.int64), _joined(blocks, np.uint16), _joined(codes, np.uint8),
+    )  # fmt: skip
+
+
+def _joined(parts: tuple[np.ndarray, ...], dtype: type) -> np.ndarray:
+    return np.concatenate(parts).astype(dtype)
+
+
+def _salt(seed: int) -> np.uint64:
+    return np.uint64(mixed(seed))
+
+
+def _drawn(its: np.ndarray, n: int, column: int, salt: np.uint64) -> np.ndarray:
+    """n of a list's rows, without repetition (Fisher and Yates)."""
+    order = its.copy()
+    for i in range(n):
+        number = _mix((int(salt) + (column << 32 | i)) % 2**64)
+        j = i + number % (len(order) - i)
+        order[i], order[j] = order[j], order[i]
+    return order[:n]
+
+
+def _mix(x: int) -> int:
+    x = (x ^ x >> 30) * FIRST % 2**64
+    x = (x ^ x >> 27) * SECOND % 2**64
+    return x ^ x >> 31
+
+
+def _cluster(
+    its: np.ndarray,
+    centroids: np.ndarray,
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    heads: tuple[np.ndarray, np.ndarray, np.ndarray],
+    n_columns: int,
+    min_cluster_size: int,
+) -> np.ndarray:
+    """Number of the centroid that each row joins, int64 [len(its)]."""
+    if len(centroids) == 1:
+        return np.zeros(len(its), dtype=np.int64)
+    indptr, columns, values = rows
+    dense = np.zeros((len(centroids), n_columns), dtype=np.float32)
+    for i, r in enumerate(centroids):
+        dense[i, columns[indptr[r] : indptr[r + 1]]] = values[indptr[r] : indptr[r + 1]]
+    scores = np.zeros((len(its), len(centroids)), dtype=np.float32)
+    for i, r in enumerate(its):
+        for p in range(heads[0][r], heads[0][r + 1]):
+            scores[i] += heads[2][p] * dense[:, heads[1][p]]
+    joined = scores.argmax(axis=1)
+    sizes = np.bincount(joined, minlength=len(centroids))
+    alive = sizes > min_cluster_size
+    if not alive.any():
+        alive[sizes.argmax()] = True
+    lost = ~alive[joined]
+    joined[lost] = np.where(alive, scores[lost], -np.inf).argmax(axis=1)
+    return joined
+
+
+def _mass(values: np.ndarray, energy: float) -> np.ndarray:
+    """Positions, ascending, of the largest values whose sum reaches that share of the whole."""
+    if energy >= 1:
+        return np.arange(len(values))
+    order = np.argsort(-values, kind="stable")
+    cumulative = np.cumsum(values[order].astype(np.float64))
+    return np.sort(order[: np.searchsorted(cumulative, energy * values.sum(dtype=np.float64)) + 1])
+
+
+def _quantised(values: np.ndarray) -> tuple[tuple[np.float32, np.float32], np.ndarray]:
+    """((step, minimum), codes uint8)."""
+    low = values.min()
+    step = (values.max() - low) / np.float32(255)
+    if step == 0:
+        return (step, low), np.zeros(len(values), dtype=np.uint8)
+    return (step, low), np.minimum(np.floor((values - low) / step + np.float32(0.5)), 255).astype(np.uint8)
+
+
+def search(
+    arrays: Arrays,
+    base: int,
+    offsets: np.ndarray,
+    columns: np.ndarray,
+    weights: np.ndarray,
+    *,
+    query_cut: int,
+    heap_factor: float,
+    first_sorted: bool,
+    n_knn: int,
+    allowed: np.ndarray | None,
+    scratch: Scratch,
+    best: np.ndarray,
+    sizes: np.ndarray,
+    work: np.ndarray,
+) -> None:
+    """Offer a segment's rows to the best of each query.
+
+    Args:
+        arrays: the segment.
+        base: number of its first slot among the slots of all segments.
+        offsets: int64 [queries + 1].
+        columns: int64 [terms], ascending in a query; negative ones match nothing.
+        weights: float32 [terms], not negative.
+        query_cut: lists to read, those of the largest weights.
+        heap_factor: a block whose summary comes to less than this times the worst of the k best is skipped.
+        first_sorted: read the first list's blocks in descending order of their summaries.
+        n_knn: neighbours in the graph to try, of each of the k best.
+        allowed: bool [slots], true where a row that may be found starts; None for all.
+        scratch: to write to; one search at a time.
+        best: uint64 [queries, k], the best so far as a heap: score, then the lower slot. Updated.
+        sizes: int64 [queries], how many of them there are. Updated.
+        work: int64 [3], to which rows scored, summary entries read and blocks entered are added.
+    """
+    if compiled(0) or compiled((len(offsets) - 1) * 200_000):
+        from inlay.kernels.seismic_numba import search_compiled
+
+        search_compiled(
+            _numbered(arrays), base, offsets, columns, weights, query_cut, np.float32(heap_factor), first_sorted, n_knn,
+            _EVERY if allowed is None else allowed, scratch, best, sizes, work,
+        )  # fmt: skip
+        return
+    for q in range(len(offsets) - 1):
+        span = slice(offsets[q], offsets[q + 1])
+        known = (columns[span] >= 0) & (weights[span] > 0)
+        heap = best[q, : sizes[q]].tolist()
+        _search_plain(
+            arrays, base, columns[span][known], weights[span][known], query_cut, np.float32(heap_factor), first_sorted,
+            n_knn, allowed, scratch, heap, best.shape[1], work,
+        )  # fmt: skip
+        sizes[q] = len(heap)
+        best[q, : len(heap)] = heap
+
+
+_EVERY = np.zeros(0, dtype=np.bool_)
+
+
+def scan(
+    arrays: Arrays,
+    base: int,
+    offsets: np.ndarray,
+    columns: np.ndarray,
+    weights: np.ndarray,
+    *,
+    scratch: Scratch,
+    best: np.ndarray,
+    sizes: np.ndarray,
+) -> None:
+    """The same by reading every row: exact."""
+    if compiled((len(offsets) - 1) * arrays.ids.size):
+        from inlay.kernels.seismic_numba import scan_compiled
+
+        scan_compiled(_numbered(arrays), base, offsets, columns, weights, scratch, best, sizes)
+        return
+    every = np.flatnonzero(np.diff(arrays.starts))
+    for q in range(len(offsets) - 1):
+        span = slice(offsets[q], offsets[q + 1])
+        known = columns[span] >= 0
+        scratch.query[columns[span][known]] = weights[span][known]
+        heap = best[q, : sizes[q]].tolist()
+        for row in every:
+            slot, stop = int(arrays.starts[row]), int(arrays.starts[row + 1])
+            _offer(heap, best.shape[1], _dot(arrays, scratch.query, slot, stop - slot), base + slot)
+        sizes[q] = len(heap)
+        best[q, : len(heap)] = heap
+        scratch.query[columns[span][known]] = 0
+
+
+def _numbered(arrays: Arrays) -> Arrays:
+    """Half precision as its bits: numba has no such type."""
+    if arrays.numbers.dtype != np.float16:
+        return arrays
+    return Arrays(*arrays[:2], arrays.numbers.view(np.uint16), *arrays[3:])
+
+
+def _search_plain(
+    arrays: Arrays,
+    base: int,
+    columns: np.ndarray,
+    weights: np.ndarray,
+    query_cut: int,
+    heap_factor: np.float32,
+    first_sorted: bool,
+    n_knn: int,
+    allowed: np.ndarray | None,
+    scratch: Scratch,
+    heap: list[int],
+    k: int,
+    work: np.ndarray,
+) -> None:
+    scratch.query[columns] = weights
+    visited: set[int] = set()
+
+    def try_row(slot: int, slots: int) -> None:
+        if slot in visited or not (allowed is None or allowed[slot]):
+            return
+        visited.add(slot)
+        work[0] += 1
+        _offer(heap, k, _dot(arrays, scratch.query, slot, slots), base + slot)
+
+    unsorted = first_sorted
+    for t in np.argsort(-weights, kind="stable")[:query_cut]:
+        c = columns[t]
+        first, last = arrays.lists[c], arrays.lists[c + 1]
+        if first == last:
+            continue
+        dots = _summed(arrays, c, columns, weights, work)
+        order = np.argsort(-dots, kind="stable") if unsorted else range(last - first)
+        unsorted = False
+        for b in order:
+            if len(heap) == k and dots[b] < heap_factor * _score(heap[0]):
+                continue
+            work[2] += 1
+            for word in arrays.postings[arrays.blocks[first + b] : arrays.blocks[first + b + 1]].tolist():
+                try_row(word >> 16, word & 0xFFFF)
+    if n_knn:
+        for slot in [(0xFFFFFFFF - (key & 0xFFFFFFFF)) - base for key in heap]:
+            if not 0 <= slot < len(arrays.ids):
+                continue
+            row = np.searchsorted(arrays.starts, np.uint32(slot), side="right") - 1
+            for other in arrays.graph[row, :n_knn].tolist():
+                if other < len(arrays.starts) - 1:
+                    start, stop = int(arrays.starts[other]), int(arrays.starts[other + 1])
+                    try_row(start, stop - start)
+    scratch.query[columns] = 0
+
+
+def _summed(arrays: Arrays, c: int, columns: np.ndarray, weights: np.ndarray, work: np.ndarray) -> np.ndarray:
+    """What each of a list's blocks can come to, by its summary: float32 [blocks]."""
+    first, last = arrays.lists[c], arrays.lists[c + 1]
+    dots = np.zeros(last - first, dtype=np.float32)
+    low, high = arrays.present[c], arrays.present[c + 1]
+    for column, weight in zip(columns, weights):
+        at = low + np.searchsorted(arrays.components[low:high], column)
+        if at == high or arrays.components[at] != column:
+            continue
+        begin = arrays.entries[c] + arrays.entry_starts[at]
+        end = arrays.entries[c + 1] if at + 1 == high else arrays.entries[c] + arrays.entry_starts[at + 1]
+        its = arrays.entry_blocks[begin:end]
+        step, low_value = arrays.scales[first + its].T
+        dots[its] += weight * (step * arrays.entry_codes[begin:end].astype(np.float32) + low_value)
+        work[1] += end - begin
+    return dots
+
+
+def _dot(arrays: Arrays, query: np.ndarray, slot: int, slots: int) -> np.float32:
+    products = query[arrays.ids[slot : slot + slots]] * arrays.numbers[slot : slot + slots].astype(np.float32)
+    s = np.add.reduce(products, axis=0)  # slot after slot
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+
+
+def _offer(heap: list[int], k: int, score: np.float32, slot: int) -> None:
+    if not score > 0:
+        return
+    key = int(np.float32(score).view(np.uint32)) << 32 | (0xFFFFFFFF - slot)
+    if len(heap) < k:
+        heapq.heappush(heap, key)
+    elif key > heap[0]:
+        heapq.heapreplace(heap, key)
+
+
+def _score(key: int) -> np.float32:
+    return np.uint32(key >> 32).view(np.float32)

@@ -1,0 +1,585 @@
+"""The compiled forms of `inlay.kernels.seismic`; see there for arguments and results.
+
+A search is one call: nothing of Python is between two rows. The rows of a block are asked for before the first of them
+is scored, since each is somewhere else in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from inlay.kernels.gather_numba import _ask
+from inlay.kernels.postings_numba import _offer
+
+__all__ = ["block_compiled", "heads_compiled", "scan_compiled", "search_compiled"]
+
+MOST_BLOCKS = 65_535
+AT_ONCE = 32  # rows asked for before they are scored
+
+_u = np.uint64
+
+
+@intrinsic
+def _number(typingctx: Any, value: types.Type) -> Any:
+    """A stored number as float32: that of uint16 is a half, not negative and finite, so that its bits only move."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        if value != types.uint16:
+            return args[0]
+        whole = ir.IntType(32)
+        bits = builder.shl(builder.zext(args[0], whole), ir.Constant(whole, 13))
+        return builder.fmul(builder.bitcast(bits, ir.FloatType()), ir.Constant(ir.FloatType(), 2.0**112))
+
+    return types.float32(value), codegen
+
+
+@intrinsic
+def _bits(typingctx: Any, value: types.Type) -> Any:
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.uint32(types.float32), codegen
+
+
+@intrinsic
+def _float(typingctx: Any, value: types.Type) -> Any:
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.uint32), codegen
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _score(key):
+    return _float(np.uint32(key >> np.uint64(32)))  # type: ignore[call-arg]
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _slot(key):
+    return np.uint64(0xFFFFFFFF) - (key & np.uint64(0xFFFFFFFF))
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def heads_compiled(indptr, columns, values, cut):
+    n = len(indptr) - 1
+    starts = np.zeros(n + 1, dtype=np.int64)
+    longest = 0
+    for row in range(n):
+        length = indptr[row + 1] - indptr[row]
+        longest = max(longest, length)
+        starts[row + 1] = starts[row] + min(length, cut)
+    kept_columns, kept_values = np.empty(starts[n], dtype=np.int32), np.empty(starts[n], dtype=np.float32)
+    work = np.empty(longest, dtype=np.float32)
+    for row in range(n):
+        begin, length, to = indptr[row], indptr[row + 1] - indptr[row], starts[row]
+        threshold, ties = np.float32(-1), 0
+        if length > cut:
+            work[:length] = values[begin : begin + length]
+            threshold = _nth(work, length, cut)
+            ties = cut
+            for p in range(begin, begin + length):
+                ties -= values[p] > threshold
+        for p in range(begin, begin + length):
+            value = values[p]
+            if value > threshold or (value == threshold and ties > 0):
+                ties -= value == threshold
+                kept_columns[to], kept_values[to] = columns[p], value
+                to += 1
+    return starts, kept_columns, kept_values
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _split(work, low, high):
+    """Values `low:high` about one of them: the larger ones first, then its equals; (where these begin, end, value)."""
+    a, b, c = work[low], work[(low + high) >> 1], work[high - 1]
+    pivot = max(min(a, b), min(max(a, b), c))
+    i, j, end = low, low, high  # larger ones up to i, equals up to j, smaller ones from end
+    while j < end:
+        value = work[j]
+        if value > pivot:
+            work[j] = work[i]
+            work[i] = value
+            i += 1
+            j += 1
+        elif value < pivot:
+            end -= 1
+            work[j] = work[end]
+            work[end] = value
+        else:
+            j += 1
+    return i, end, pivot
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _nth(work, length, nth):
+    """The nth largest value, counted from 1."""
+    low, high = 0, length
+    while True:
+        begin, end, pivot = _split(work, low, high)
+        if nth <= begin:
+            high = begin
+        elif nth <= end:
+            return pivot
+        else:
+            low = end
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _crossing(work, length, need):
+    """(value at which the sum of the largest ones reaches `need`, how many of that value it takes)."""
+    low, high, above = 0, length, 0.0
+    while low < high:
+        begin, end, pivot = _split(work, low, high)
+        larger = 0.0
+        for i in range(low, begin):
+            larger += work[i]
+        if begin > low and above + larger >= need:
+            high = begin
+            continue
+        count, value = end - begin, float(pivot)
+        if above + larger + count * value >= need:
+            for taken in range(1, count):
+                if above + larger + taken * value >= need:
+                    return pivot, taken
+            return pivot, count
+        above += larger + count * value
+        low = end
+    return np.float32(0), 0  # rounding: all of it
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _mix(x):
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _room(array, needed):
+    if needed <= len(array):
+        return array
+    longer = np.empty(max(needed, 2 * len(array)), dtype=array.dtype)
+    longer[: len(array)] = array
+    return longer
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _nearest(row, head_indptr, head_columns, head_values, begin, count, near, weight, alive, scores):
+    """The centroid that a row joins, among those alive."""
+    scores[:] = 0
+    for p in range(head_indptr[row], head_indptr[row + 1]):
+        column, value = head_columns[p], head_values[p]
+        start = begin[column]
+        for e in range(start, start + count[column]):
+            scores[_u(near[_u(e)])] += value * weight[_u(e)]
+    found, highest = -1, np.float32(-1)
+    for i in range(len(scores)):
+        if scores[i] > highest and alive[i]:
+            found, highest = i, scores[i]
+    return found
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def block_compiled(
+    first, last, list_starts, list_rows, indptr, columns, values, head_indptr, head_columns, head_values, n_columns,
+    centroid_fraction, min_cluster_size, summary_energy, salt,
+):  # fmt: skip
+    n_lists, offset = last - first, list_starts[first]
+    members = np.empty(list_starts[last] - offset, dtype=np.int32)
+    longest, most = 0, 0
+    for c in range(first, last):
+        length = list_starts[c + 1] - list_starts[c]
+        longest = max(longest, length)
+        if length:
+            most += min(max(1, int(centroid_fraction * length)), MOST_BLOCKS)
+    list_blocks, list_components = np.zeros(n_lists, dtype=np.int64), np.zeros(n_lists, dtype=np.int64)
+    block_sizes, scales = np.empty(most, dtype=np.int64), np.empty((most, 2), dtype=np.float32)
+    components, entry_counts = np.empty(1024, dtype=np.int32), np.empty(1024, dtype=np.int64)
+    entry_blocks, entry_codes = np.empty(4096, dtype=np.uint16), np.empty(4096, dtype=np.uint8)
+    n_blocks, n_components, n_entries = 0, 0, 0
+
+    begin, count = np.zeros(n_columns, dtype=np.int64), np.zeros(n_columns, dtype=np.int64)
+    touched = np.empty(n_columns, dtype=np.int32)
+    highest, work = np.zeros(n_columns, dtype=np.float32), np.empty(n_columns, dtype=np.float32)
+    near, weight = np.empty(1024, dtype=np.int32), np.empty(1024, dtype=np.float32)
+    order, joined = np.empty(longest, dtype=np.int32), np.empty(longest, dtype=np.int64)
+    its_components, its_blocks = np.empty(4096, dtype=np.int32), np.empty(4096, dtype=np.uint16)
+    its_codes = np.empty(4096, dtype=np.uint8)
+
+    for c in range(first, last):
+        rows = list_rows[list_starts[c] : list_starts[c + 1]]
+        length = len(rows)
+        if length == 0:
+            continue
+        n = min(max(1, int(centroid_fraction * length)), MOST_BLOCKS)
+        sizes = np.zeros(n, dtype=np.int64)
+        if n == 1:
+            joined[:length] = 0
+            sizes[0] = length
+        else:
+            order[:length] = rows
+            for i in range(n):
+                number = _mix(salt + ((np.uint64(c) << np.uint64(32)) | np.uint64(i)))
+                j = i + np.int64(number % np.uint64(length - i))
+                order[i], order[j] = order[j], order[i]
+            # The centroids' own inverted lists.
+            used, total = 0, 0
+            for i in range(n):
+                for p in range(indptr[order[i]], indptr[order[i] + 1]):
+                    column = columns[p]
+                    if count[column] == 0:
+                        touched[used] = column
+                        used += 1
+                    count[column] += 1
+                    total += 1
+            near, weight = _room(near, total), _room(weight, total)
+            at = 0
+            for t in range(used):
+                begin[touched[t]] = at
+                at += count[touched[t]]
+                count[touched[t]] = 0
+            for i in range(n):
+                for p in range(indptr[order[i]], indptr[order[i] + 1]):
+                    column = columns[p]
+                    to = begin[column] + count[column]
+                    near[to], weight[to] = i, values[p]
+                    count[column] += 1
+            alive, scores = np.ones(n, dtype=np.bool_), np.empty(n, dtype=np.float32)
+            for i in range(length):
+                joined[i] = _nearest(
+                    rows[i], head_indptr, head_columns, head_values, begin, count, near, weight, alive, scores
+                )
+                sizes[joined[i]] += 1
+            left, largest = 0, 0
+            for i in range(n):
+                alive[i] = sizes[i] > min_cluster_size
+                left += alive[i]
+                if sizes[i] > sizes[largest]:
+                    largest = i
+            if left == 0:
+                alive[largest] = True
+            for i in range(length):
+                if not alive[joined[i]]:
+                    joined[i] = _nearest(
+                        rows[i], head_indptr, head_columns, head_values, begin, count, near, weight, alive, scores
+                    )
+                    sizes[joined[i]] += 1
+            for i in range(n):
+                if not alive[i]:
+                    sizes[i] = 0
+            for t in range(used):
+                count[touched[t]] = 0
+
+        # Members block by block, in the order of the list within each.
+        start = list_starts[c] - offset
+        free, at, its_n = np.empty(n, dtype=np.int64), start, 0
+        for i in range(n):
+            free[i] = at
+            at += sizes[i]
+        for i in range(length):
+            members[free[joined[i]]] = rows[i]
+            free[joined[i]] += 1
+        at = start
+        for i in range(n):
+            if sizes[i] == 0:
+                continue
+            # What is met is numbered, its highest value kept.
+            met, whole = 0, 0.0
+            for m in range(at, at + sizes[i]):
+                for p in range(indptr[members[m]], indptr[members[m] + 1]):
+                    column = columns[p]
+                    if highest[column] == 0:
+                        touched[met] = column
+                        met += 1
+                    highest[column] = max(highest[column], values[p])
+            at += sizes[i]
+            for t in range(met):
+                work[t] = highest[touched[t]]
+                whole += work[t]
+            threshold, ties = np.float32(0), 0
+            if summary_energy < 1:
+                threshold, ties = _crossing(work, met, summary_energy * whole)
+            low, high = np.float32(np.inf), np.float32(0)
+            its_components = _room(its_components, its_n + met)
+            its_blocks, its_codes = _room(its_blocks, its_n + met), _room(its_codes, its_n + met)
+            block, kept = list_blocks[c - first], 0
+            for t in range(met):
+                value = highest[touched[t]]
+                if value > threshold or (value == threshold and ties > 0):
+                    ties -= value == threshold
+                    low, high = min(low, value), max(high, value)
+                    work[kept] = value
+                    its_components[its_n + kept], its_blocks[its_n + kept] = touched[t], block
+                    kept += 1
+            step = (high - low) / np.float32(255)
+            for t in range(kept):
+                code = np.float32(0)
+                if step > 0:
+                    code = min(np.floor((work[t] - low) / step + np.float32(0.5)), np.float32(255))
+                its_codes[its_n + t] = np.uint8(code)
+            for t in range(met):
+                highest[touched[t]] = 0
+            its_n += kept
+            block_sizes[n_blocks], scales[n_blocks, 0], scales[n_blocks, 1] = sizes[i], step, low
+            n_blocks += 1
+            list_blocks[c - first] += 1
+
+        # Transposed: by component, then block.
+        used = 0
+        for e in range(its_n):
+            if count[its_components[e]] == 0:
+                touched[used] = its_components[e]
+                used += 1
+            count[its_components[e]] += 1
+        its = np.sort(touched[:used])
+        components, entry_counts = _room(components, n_components + used), _room(entry_counts, n_components + used)
+        entry_blocks, entry_codes = _room(entry_blocks, n_entries + its_n), _room(entry_codes, n_entries + its_n)
+        at = n_entries
+        for t in range(used):
+            components[n_components + t], entry_counts[n_components + t] = its[t], count[its[t]]
+            begin[its[t]] = at
+            at += count[its[t]]
+            count[its[t]] = 0
+        for e in range(its_n):
+            to = begin[its_components[e]]
+            entry_blocks[to], entry_codes[to] = its_blocks[e], its_codes[e]
+            begin[its_components[e]] = to + 1
+        n_entries += its_n
+        n_components += used
+        list_components[c - first] = used
+    return (
+        members, list_blocks, block_sizes[:n_blocks].copy(), scales[:n_blocks].copy(), list_components,
+        components[:n_components].copy(), entry_counts[:n_components].copy(),
+        entry_blocks[:n_entries].copy(), entry_codes[:n_entries].copy(),
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _dot(ids, numbers, query, slot, slots):
+    """The dot product of a row with the query, in eight sums."""
+    a = b = c = d = e = f = g = h = np.float32(0)
+    for s in range(slot, slot + slots):
+        i, v = ids[s], numbers[s]
+        a += query[i[0]] * _number(v[0])  # type: ignore[call-arg, operator]
+        b += query[i[1]] * _number(v[1])  # type: ignore[call-arg, operator]
+        c += query[i[2]] * _number(v[2])  # type: ignore[call-arg, operator]
+        d += query[i[3]] * _number(v[3])  # type: ignore[call-arg, operator]
+        e += query[i[4]] * _number(v[4])  # type: ignore[call-arg, operator]
+        f += query[i[5]] * _number(v[5])  # type: ignore[call-arg, operator]
+        g += query[i[6]] * _number(v[6])  # type: ignore[call-arg, operator]
+        h += query[i[7]] * _number(v[7])  # type: ignore[call-arg, operator]
+    return ((a + e) + (c + g)) + ((b + f) + (d + h))
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _entered(score, slot, best, size):
+    """Offer a row that has something in common with the query."""
+    if score > 0:
+        key = (np.uint64(_bits(score)) << np.uint64(32)) | (np.uint64(0xFFFFFFFF) - np.uint64(slot))  # type: ignore[call-arg]
+        return _offer(best, size, key)
+    return size
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _settle(arrays, base, waiting, n, query, best, size):
+    """Score the rows that wait; they have been asked for."""
+    for w in range(n):
+        word = waiting[_u(w)]
+        slot = word >> np.uint64(16)
+        score = _dot(arrays.ids, arrays.numbers, query, slot, word & np.uint64(0xFFFF))
+        size = _entered(score, np.uint64(base) + slot, best, size)
+    return size
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _sum(arrays, c, columns, weights, dots):
+    """Fill what each of a list's blocks can come to; returns how many entries were read."""
+    first = arrays.lists[c]
+    scales = arrays.scales[first : arrays.lists[c + 1]]
+    dots[: len(scales)] = 0
+    at, stop = arrays.present[c], arrays.present[c + 1]
+    start, read = arrays.entries[c], 0
+    for t in range(len(columns)):
+        column, weight = columns[t], weights[t]
+        low, left = at, stop - at
+        while left > 0:  # the first component that is not below the column
+            half = left >> 1
+            below = arrays.components[_u(low + half)] < column
+            low = low + half + 1 if below else low
+            left = left - half - 1 if below else half
+        at = low
+        if at == stop:
+            break
+        if arrays.components[_u(at)] != column:
+            continue
+        begin = start + np.int64(arrays.entry_starts[_u(at)])
+        end = arrays.entries[c + 1] if at + 1 == stop else start + np.int64(arrays.entry_starts[_u(at + 1)])
+        read += end - begin
+        for e in range(_u(begin), _u(end)):
+            b = arrays.entry_blocks[e]
+            dots[b] += weight * (scales[b, 0] * np.float32(arrays.entry_codes[e]) + scales[b, 1])
+    return read
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _sift(order, at, n):
+    """Let the key at a place of a heap, the highest at its root, sink to where it belongs."""
+    key = order[at]
+    child = 2 * at + 1
+    while child < n:
+        if child + 1 < n and order[child + 1] > order[child]:
+            child += 1
+        if key >= order[child]:
+            break
+        order[at] = order[child]
+        at, child = child, 2 * child + 1
+    order[at] = key
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _enter(arrays, base, begin, end, allowed, stamps, epoch, waiting, query, best, size, work):
+    """Score the postings of a block that were not met before."""
+    n = 0
+    for p in range(_u(begin), _u(end)):
+        word = arrays.postings[p]
+        slot = word >> np.uint64(16)
+        if stamps[slot] == epoch or (len(allowed) > 0 and not allowed[slot]):
+            continue
+        stamps[slot] = epoch
+        _ask(arrays.ids, slot, _u(0), (word & np.uint64(0xFFFF)) << np.uint64(3))  # type: ignore[call-arg]
+        _ask(arrays.numbers, slot, _u(0), (word & np.uint64(0xFFFF)) << np.uint64(3))  # type: ignore[call-arg]
+        waiting[_u(n)] = word
+        n += 1
+        if n == AT_ONCE:
+            size = _settle(arrays, base, waiting, n, query, best, size)
+            work[0] += n
+            n = 0
+    work[0] += n
+    work[2] += 1
+    return _settle(arrays, base, waiting, n, query, best, size)
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _refine(arrays, base, n_knn, allowed, stamps, epoch, query, best, size, tops, work):
+    """Try the neighbours of the best so far."""
+    n_rows, found = len(arrays.starts) - 1, size
+    tops[:found] = best[:found]
+    for i in range(found):
+        slot = np.int64(_slot(tops[i])) - base
+        if slot < 0 or slot >= len(arrays.ids):
+            continue
+        low, high = 0, n_rows  # the last row that starts there: those before it are empty
+        while low < high:
+            middle = (low + high) >> 1
+            if np.int64(arrays.starts[middle]) <= slot:
+                low = middle + 1
+            else:
+                high = middle
+        for j in range(min(n_knn, arrays.graph.shape[1])):
+            other = arrays.graph[low - 1, j]
+            if other >= n_rows:
+                break
+            start = np.uint64(arrays.starts[other])
+            if stamps[start] == epoch or (len(allowed) > 0 and not allowed[start]):
+                continue
+            stamps[start] = epoch
+            work[0] += 1
+            slots = np.uint64(arrays.starts[_u(other) + _u(1)]) - start
+            score = _dot(arrays.ids, arrays.numbers, query, start, slots)
+            size = _entered(score, np.uint64(base) + start, best, size)
+    return size
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def search_compiled(
+    arrays, base, offsets, columns, weights, query_cut, heap_factor, first_sorted, n_knn, allowed, scratch,
+    best, sizes, work,
+):  # fmt: skip
+    n, k = len(offsets) - 1, best.shape[1]
+    longest = 0
+    for q in range(n):
+        longest = max(longest, offsets[q + 1] - offsets[q])
+    its_columns, its_weights = np.empty(longest, dtype=np.int64), np.empty(longest, dtype=np.float32)
+    taken = np.empty(longest, dtype=np.bool_)
+    waiting, tops = np.empty(AT_ONCE, dtype=np.uint64), np.empty(k, dtype=np.uint64)
+    stamps, query, dots, order = scratch.stamps, scratch.query, scratch.dots, scratch.order
+    for q in range(n):
+        if scratch.epoch[0] == 255:
+            stamps[:] = 0
+            scratch.epoch[0] = 0
+        scratch.epoch[0] += 1
+        epoch = np.uint8(scratch.epoch[0])
+        m = 0
+        for t in range(offsets[q], offsets[q + 1]):
+            if columns[t] >= 0 and weights[t] > 0:
+                its_columns[m], its_weights[m], taken[m] = columns[t], weights[t], False
+                query[_u(columns[t])] = weights[t]
+                m += 1
+        mine, size, unsorted = best[q], sizes[q], first_sorted
+        for _ in range(min(query_cut, m)):
+            term = -1
+            for t in range(m):
+                if not taken[t] and (term < 0 or its_weights[t] > its_weights[term]):
+                    term = t
+            taken[term] = True
+            c = its_columns[term]
+            first, blocks = arrays.lists[c], arrays.lists[c + 1] - arrays.lists[c]
+            if blocks == 0:
+                continue
+            work[1] += _sum(arrays, c, its_columns[:m], its_weights[:m], dots)
+            if unsorted:
+                unsorted = False
+                for b in range(blocks):
+                    order[b] = (np.uint64(_bits(dots[b])) << np.uint64(32)) | (np.uint64(0xFFFFFFFF) - np.uint64(b))  # type: ignore[call-arg]
+                for b in range((blocks >> 1) - 1, -1, -1):
+                    _sift(order, b, blocks)
+                left = blocks
+                while left > 0:
+                    top = np.int64(_slot(order[0]))
+                    if size == k and dots[top] < heap_factor * _score(mine[0]):
+                        break  # what follows is lower still
+                    left -= 1
+                    order[0] = order[left]
+                    _sift(order, 0, left)
+                    size = _enter(
+                        arrays, base, arrays.blocks[first + top], arrays.blocks[first + top + 1], allowed, stamps,
+                        epoch, waiting, query, mine, size, work,
+                    )  # fmt: skip
+                continue
+            for b in range(blocks):
+                if size == k and dots[_u(b)] < heap_factor * _score(mine[0]):
+                    continue
+                size = _enter(
+                    arrays, base, arrays.blocks[first + b], arrays.blocks[first + b + 1], allowed, stamps, epoch,
+                    waiting, query, mine, size, work,
+                )  # fmt: skip
+        if n_knn > 0:
+            size = _refine(arrays, base, n_knn, allowed, stamps, epoch, query, mine, size, tops, work)
+        sizes[q] = size
+        for t in range(m):
+            query[_u(its_columns[t])] = 0
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def scan_compiled(arrays, base, offsets, columns, weights, scratch, best, sizes):
+    query = scratch.query
+    for q in range(len(offsets) - 1):
+        for t in range(offsets[q], offsets[q + 1]):
+            if columns[t] >= 0:
+                query[_u(columns[t])] = weights[t]
+        size = sizes[q]
+        for row in range(len(arrays.starts) - 1):
+            slot = np.uint64(arrays.starts[row])
+            slots = np.uint64(arrays.starts[row + 1]) - slot
+            if slots > 0:
+                score = _dot(arrays.ids, arrays.numbers, query, slot, slots)
+                size = _entered(score, np.uint64(base) + slot, best[q], size)
+        sizes[q] = size
+        for t in range(offsets[q], offsets[q + 1]):
+            if columns[t] >= 0:
+                query[_u(columns[t])] = 0
