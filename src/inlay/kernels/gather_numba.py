@@ -161,32 +161,40 @@ def gather_compiled(rows, scales, keys, at, first, layers, width, out, key_strid
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def sum_bags_compiled(rows, scales, keys, offsets, layers, width, out, key_stride, layer_stride):
-    n, scaled, count = len(keys), len(scales) > 0, layers * width
-    ahead = max(4, 2 * AHEAD // (count * rows.itemsize))
-    joined = layer_stride == width and not scaled
+def _sum_vectors(rows, keys, offsets, count, out, key_stride):
+    """Sums of the first `count` columns, a multiple of LANES; alone in its function, where nothing slows it down."""
+    n, ahead = len(keys), max(4, 2 * AHEAD // (rows.shape[1] * rows.itemsize))
     for i in range(min(ahead, n)):
-        _ask(rows, keys[i], 0, count)  # type: ignore[call-arg]
+        _ask(rows, keys[i], 0, rows.shape[1])  # type: ignore[call-arg]
     for bag in range(len(offsets) - 1):
         i, stop = offsets[bag], offsets[bag + 1]
         for soon in range(i + ahead, min(stop + ahead, n)):
-            _ask(rows, keys[soon], 0, count)  # type: ignore[call-arg]
-        begin = 0
-        if joined:
-            target = out[bag * key_stride : bag * key_stride + count]
-            while begin + 8 * LANES <= count:
-                _sum_eight(rows, keys, i, stop, begin, target[begin:])  # type: ignore[call-arg]
-                begin += 8 * LANES
-            while begin + LANES <= count:
-                _sum_one(rows, keys, i, stop, begin, target[begin:])  # type: ignore[call-arg]
-                begin += LANES
+            _ask(rows, keys[soon], 0, rows.shape[1])  # type: ignore[call-arg]
+        target, begin = out[bag * key_stride :], 0
+        while begin + 8 * LANES <= count:
+            _sum_eight(rows, keys, i, stop, begin, target[begin:])  # type: ignore[call-arg]
+            begin += 8 * LANES
+        while begin < count:
+            _sum_one(rows, keys, i, stop, begin, target[begin:])  # type: ignore[call-arg]
+            begin += LANES
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def sum_bags_compiled(rows, scales, keys, offsets, layers, width, out, key_stride, layer_stride):
+    scaled, count, done = len(scales) > 0, layers * width, 0
+    if layer_stride == width and not scaled:
+        done = count - count % LANES
+        _sum_vectors(rows, keys, offsets, done, out, key_stride)
+        if done == count:
+            return
+    for bag in range(len(offsets) - 1):
         for layer in range(layers):
             there = bag * key_stride + layer * layer_stride
-            first = min(max(0, begin - layer * width), width)  # columns before it are done
+            first = min(max(0, done - layer * width), width)
             target = out[there + first : there + width]
             for t in range(len(target)):
                 target[t] = np.float32(0)
-            for place in range(i, stop):
+            for place in range(offsets[bag], offsets[bag + 1]):
                 row = keys[place]
                 scale = scales[row, layer] if scaled else np.float32(1)
                 _add_scaled(rows[row, layer * width + first : (layer + 1) * width], scale, target)
