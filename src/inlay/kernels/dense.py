@@ -157,8 +157,11 @@ def _score(
         ids = ids[start:stop]
     if not fast:
         return _score_numpy(queries, rows, scales, metric, ids)
-    from inlay.kernels.dense_numba import one, tile
+    from inlay.kernels.dense_numba import LANES, one, tile
 
+    if LANES < 16 and rows.dtype == np.float32 and metric != "l2" and ids is None and len(queries) > 1:
+        # Sums of a tile that fits 16 registers are too few to keep pace with a matrix product; in 32 they are not.
+        return queries @ rows.T
     out = np.empty((len(queries), len(rows) if ids is None else len(ids)), dtype=np.float32)
     bits = rows.view(np.uint16) if rows.dtype == np.float16 else rows
     step = _NO_SCALES if scales is None else scales
