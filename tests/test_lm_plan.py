@@ -103,6 +103,11 @@ def test_plans_that_are_none(settings, what):
         ({"stem": {"where": "somewhere"}}, "somewhere"),
         ({"engram": {"layers": [9]}}, "layer 9"),
         ({"train": {"stepps": 3}}, r"\[train\] has no option"),
+        ({"train": {"steps": "many"}}, r"\[train\] steps must be int"),
+        ({"train": {"lr": True}}, r"\[train\] lr must be float"),
+        ({"model": {"dim": "wide"}}, r"\[model\] dim must be int"),
+        ({"engram": {"layers": "1"}}, "must be a list of numbers"),
+        ({"stem": {"table": "Compositional", "options": {"colisions": 3}}}, "no option 'colisions'"),
     ],
 )
 def test_options_that_are_none(sections, what):
@@ -121,6 +126,9 @@ def test_texts_of_a_plan(tmp_path: Path):
         (tmp_path / "plan.toml").write_text(content, "utf-8")
         with pytest.raises(BadInput, match=what):
             Plan.read(tmp_path / "plan.toml").texts()
+    (tmp_path / "plan.toml").write_text('text = "*.txt"\nheld_out = "x"', "utf-8")
+    with pytest.raises(BadInput, match="held_out must be a share"):
+        Plan.read(tmp_path / "plan.toml").split()
     with pytest.raises(BadInput, match="no plan"):
         Plan.read(tmp_path / "absent.toml")
     (tmp_path / "b.jsonl").write_text('{"txt": "two"}\n', "utf-8")
@@ -156,6 +164,7 @@ def test_commands(folder: Path):
     assert said == json.loads(run("generate", model, "The capital", "--most", 5, "--seed", 1, "--json"))
     assert said["tokens"] <= 5
     assert run("generate", model, "The capital", "--most", 3).startswith("The capital")
+    assert "does not fit the context of 32" in run("generate", model, "many words " * 40, code=2)
     prompt = "The capital of country 7 is"
     edited = json.loads(run("edit", model, prompt, "--from", "country 7", "--to", "country 9", "--json", "--most", 3))
     assert edited["plain"]["prompt"] == edited["edited"]["prompt"] == prompt

@@ -191,6 +191,8 @@ class Decoder(nn.Module):
         """
         if ids.ndim != 1 or not len(ids):
             raise BadInput("generation needs a text of at least one token; begin with the separator token")
+        if len(ids) > self.context:
+            raise BadInput(f"a text of {len(ids)} tokens does not fit the context of {self.context}; shorten it")
         if temperature < 0:
             raise BadInput(f"temperature must be at least 0, got {temperature}")
         random = None if seed is None else torch.Generator(ids.device).manual_seed(seed)

@@ -25,9 +25,10 @@ class Packed:
     """
 
     def __init__(self, ids: np.ndarray | Tensor, length: int, batch: int, seed: int = 0) -> None:
-        self.ids = torch.as_tensor(ids, dtype=torch.long)
-        if self.ids.ndim != 1:
-            raise BadInput(f"a text is ids [n], got {list(self.ids.shape)}")
+        given = torch.as_tensor(ids)
+        if given.ndim != 1 or given.dtype.is_floating_point or given.dtype is torch.bool:
+            raise BadInput(f"text must be integers [n], got {given.dtype} {list(given.shape)}")
+        self.ids = given.long()
         if length < 1 or batch < 1:
             raise BadInput(f"length and batch must be at least 1, got {length} and {batch}")
         if len(self.ids) < 2 * length + 1:

@@ -31,6 +31,7 @@ import glob
 import gzip
 import inspect
 import json
+import re
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -114,7 +115,10 @@ class Plan:
 
     def split(self) -> tuple[list[str], list[str]]:
         """Documents to learn from and to validate on."""
-        return split_documents(self.texts(), float(self.settings.get("held_out", 0.1)))
+        share = self.settings.get("held_out", 0.1)
+        if not isinstance(share, float):
+            raise BadInput(f"held_out must be a share between 0 and 1, got {share!r}")
+        return split_documents(self.texts(), share)
 
     def tokenizer(self, train: list[str]) -> Any:
         """Learnt from the training documents."""
@@ -182,6 +186,8 @@ class Plan:
 
         options = self["engram"]
         layers, fold = options.pop("layers", [1]), options.pop("fold", True)
+        if not (isinstance(layers, list) and all(type(layer) is int for layer in layers)):
+            raise BadInput(f"[engram] layers must be a list of numbers, got {layers!r}")
         options = {"separator": SEPARATOR_ID} | _only(Engram, options, "engram")
         if fold:
             options["folding"] = fold_tokens(tokenizer)
@@ -193,7 +199,8 @@ class Plan:
         from inlay.tables.full import Full
 
         options = self["scone"]
-        mining = {name: options.pop(name) for name in ("max_n", "min_count", "top") if name in options}
+        mining: dict[str, Any] = {name: options.pop(name) for name in ("max_n", "min_count", "top") if name in options}
+        _only(mine_fgrams, mining, "scone")
         if kept is not None:
             fgrams = FGrams.load(kept / "fgrams")
         elif train is not None:
@@ -272,17 +279,39 @@ def _table(name: str, settings: dict[str, Any]) -> Callable[[int, int], nn.Modul
     from inlay import tables
     from inlay.tables.table import Table
 
-    kind = getattr(tables, name, None)
+    kind = getattr(tables, name, None) if isinstance(name, str) else None
     if not (isinstance(kind, type) and issubclass(kind, Table)):
         raise BadInput(f"[stem] table: inlay.tables has no table {name!r}")
-    return lambda rows, width: kind(rows, width, **settings)
+    if not isinstance(settings, dict):
+        raise BadInput("options of a table are a section: [stem.options]")
+    return lambda rows, width: kind(rows, width, **_only(kind, settings, "stem.options"))
 
 
 def _only(made: Any, options: dict[str, Any], section: str) -> dict[str, Any]:
-    """Options that something takes; others are refused by name."""
-    plain = {int, float, str, bool, list}
-    known = [name for name in inspect.signature(made).parameters if name not in ("self", "options")]
+    """Options that something takes, as it takes them; others are refused by name."""
+    known = {
+        name: str(parameter.annotation)
+        for name, parameter in inspect.signature(made).parameters.items()
+        if name not in ("self", "options")
+    }
     for name, value in options.items():
-        if name not in known or type(value) not in plain:
+        if name not in known or isinstance(value, dict):
             raise BadInput(f"[{section}] has no option {name!r}; known are {', '.join(known)}")
+        if not _fits(value, known[name]):
+            raise BadInput(f"[{section}] {name} must be {known[name]}, got {value!r}")
     return options
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    """Whether a TOML value is of a type as signatures write it; names of sets of words take any text."""
+    for kind in re.sub(r"\[[^]]*\]", "", annotation).replace(" ", "").split("|"):
+        if kind in ("int", "float", "bool"):
+            right = {"int": (int,), "float": (int, float), "bool": (bool,)}[kind]
+            if isinstance(value, right) and isinstance(value, bool) is (kind == "bool"):
+                return True
+        elif kind in ("list", "Sequence", "Iterable", "tuple"):
+            if isinstance(value, list):
+                return True
+        elif kind != "None" and isinstance(value, str):
+            return True
+    return False

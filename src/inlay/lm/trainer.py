@@ -133,20 +133,30 @@ class Trainer:
         for what, number in (("steps", steps), ("length", length), ("batch", batch), ("log_every", log_every)):
             if number < 1:
                 raise BadInput(f"{what} must be at least 1, got {number}")
-        for what, amount in (("lr", lr), ("clip", clip), ("table_lr", table_lr), ("max_minutes", max_minutes or 1)):
+        for what, amount in (
+            ("lr", lr),
+            ("clip", clip),
+            ("table_lr", table_lr),
+            ("max_minutes", 1 if max_minutes is None else max_minutes),
+        ):
             if not (math.isfinite(amount) and amount > 0):
                 raise BadInput(f"{what} must be above 0, got {amount}")
         if length > model.context:
             raise BadInput(f"windows of {length} tokens do not fit the model's context of {model.context}")
         self.model, self.batches = model.to(device), Packed(text, length, batch, seed)
-        highest = int(self.batches.ids.max())
-        if highest >= model.vocab:
-            raise BadInput(f"the text has token {highest}, the model {model.vocab}: it is of another tokenizer")
+        low, high = (int(bound) for bound in torch.aminmax(self.batches.ids))
+        if low < 0 or high >= model.vocab:
+            wrong = low if low < 0 else high
+            raise BadInput(f"the text has token {wrong}, the model {model.vocab} of them: it is of another tokenizer")
         self.steps, self.lr, self.floor, self.warmup, self.clip = steps, lr, floor, min(warmup, steps), clip
         self.validation, self.validate_every, self.length = validation, validate_every, length
         self.folder, self.identity = None if folder is None else Path(folder), identity
         self.checkpoint_every, self.log_every, self.progress, self.watch = checkpoint_every, log_every, progress, watch
-        self.device, self.seed, self.seconds_most = torch.device(device), seed, 60 * (max_minutes or math.inf)
+        self.device, self.seed, self.seconds_most = (
+            torch.device(device),
+            seed,
+            60 * (math.inf if max_minutes is None else max_minutes),
+        )
         self.settings = {
             "steps": steps, "length": length, "batch": batch, "lr": lr, "floor": floor, "warmup": self.warmup,
             "weight_decay": weight_decay, "clip": clip, "table_lr": table_lr, "table_decay": table_decay, "seed": seed,
@@ -180,7 +190,7 @@ class Trainer:
             self.folder.mkdir(parents=True, exist_ok=True)
             if resume and self.path is not None and self.path.exists():
                 self._restore()
-            elif not resume or not (self.folder / "log.jsonl").exists():
+            else:  # lines of a run that was killed before its first checkpoint are of no run
                 (self.folder / "log.jsonl").unlink(missing_ok=True)
         self.model.train()
         hooks = self._watch_tables()
