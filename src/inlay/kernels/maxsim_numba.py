@@ -18,7 +18,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from inlay.kernels.dense_numba import _FEATURES, AHEAD, LANES, _prefetch, _widened
+from inlay.kernels.dense_numba import _FEATURES, AHEAD, LANES, _prefetch, _widen
 
 __all__ = ["COLUMNS", "LANES", "score", "score_int8", "score_residual"]
 
@@ -26,16 +26,6 @@ COLUMNS = 2 * LANES  # query tokens of one pass: two vectors
 # Document tokens of one tile: two sums each, and registers must be left for the query's two vectors and the number.
 TOKENS = 12 if "+avx512f" in _FEATURES else 6
 _FLOAT, _WORD = ir.FloatType(), ir.IntType(32)
-
-
-@intrinsic
-def _widen(typingctx: Any, value: types.Type) -> Any:
-    """One stored number as float32."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
-        return _widened(builder, args[0], value, _FLOAT)
-
-    return types.float32(value), codegen
 
 
 def _tile_of(vectors: int, integers: bool) -> Callable[..., Any]:

@@ -39,6 +39,8 @@ __all__ = [
     "curve",
     "english",
     "gap",
+    "gap_of_losses",
+    "mean",
     "run_jobs",
 ]
 
@@ -176,9 +178,19 @@ def arms(
     return rates, outcomes
 
 
+def mean(outcomes: Sequence[Outcome]) -> float:
+    """Mean loss over seeds."""
+    return float(np.mean([one.loss for one in outcomes]))
+
+
 def gap(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> Gap:
     """Loss of ours minus theirs, paired by seed and by held-out window; below 0 is better."""
-    apart = np.stack([a.losses - b.losses for a, b in zip(ours, theirs, strict=True)])
+    return gap_of_losses([one.losses for one in ours], [one.losses for one in theirs])
+
+
+def gap_of_losses(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Gap:
+    """The same of losses [windows], one array a seed."""
+    apart = np.stack([a - b for a, b in zip(ours, theirs, strict=True)])
     blocks = [float(block.mean()) for block in np.array_split(apart.mean(0), 60)]  # windows side by side are alike
     return gap_of(apart.mean(1).tolist(), float(np.std(blocks, ddof=1)) / len(blocks) ** 0.5)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inlay.reproductions.lm._arms import CONTEXT, SHAPE, Arm, Job, Outcome, arms, curve, english, gap, run_jobs
+from inlay.reproductions.lm._arms import CONTEXT, SHAPE, Arm, Job, Outcome, arms, curve, english, gap, mean, run_jobs
 from inlay.reproductions.result import Figure, Result
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
         claim="gated rows of hashed n-grams in an early block lower the loss, and more than rows at the input do",
         paper="loss on the Pile 1.960 → 1.950 at equal parameters and FLOPs (27B); 1.808 → 1.770 with one memory (3B)",
         metric="validation nats a token (lower is better)",
-        baseline=Figure("dense", round(_mean(found["dense"]), 4)),
-        method=Figure("one Engram before block 1", round(_mean(found["engram"]), 4)),
+        baseline=Figure("dense", round(mean(found["dense"]), 4)),
+        method=Figure("one Engram before block 1", round(mean(found["engram"]), 4)),
         data=f"English text, {SHAPE['vocab']:,} tokens, {STEPS * 1024:,} of them for training; dim 96, 4 layers",
         verdict="shown" if better and enough and grows and lost else "partly" if from_dense.high < 0 else "not shown",
         detail=(
@@ -144,10 +144,6 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
             "parameters": {name: [own[0].parameters, own[0].active] for name, own in found.items()},
         },
     )
-
-
-def _mean(outcomes: Sequence[Outcome]) -> float:
-    return float(np.mean([one.loss for one in outcomes]))
 
 
 def _lens(outcomes: Sequence[Outcome]) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inlay.reproductions.lm._arms import CONTEXT, SHAPE, Arm, Outcome, arms, curve, english, gap
+from inlay.reproductions.lm._arms import CONTEXT, SHAPE, Arm, arms, curve, english, gap, mean
 from inlay.reproductions.result import Figure, Result
 
 if TYPE_CHECKING:
@@ -129,8 +129,8 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
         claim="a frozen input table of how tokens look costs little or nothing; meaning appears in the layers above",
         paper="335M parameters: MMLU 23.68 frozen, 14.00 trained (chance is 25); ARC-e 23.51 and 24.09",
         metric="validation nats a token (lower is better)",
-        baseline=Figure("trained table", round(_mean(found["trained"]), 4)),
-        method=Figure("frozen visual rows", round(_mean(found["glyphs"]), 4)),
+        baseline=Figure("trained table", round(mean(found["trained"]), 4)),
+        method=Figure("frozen visual rows", round(mean(found["glyphs"]), 4)),
         data=f"English text, {SHAPE['vocab']:,} tokens, {STEPS * 1024:,} of them for training; dim 96, 4 layers",
         verdict="shown" if cheap and means else "partly" if cheap or means else "not shown",
         detail=(
@@ -155,10 +155,6 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
             "tokens that look like another": alike,
         },
     )
-
-
-def _mean(outcomes: Sequence[Outcome]) -> float:
-    return float(np.mean([one.loss for one in outcomes]))
 
 
 def _slash(values: np.ndarray) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inlay.reproductions.lm._arms import CONTEXT, SHAPE, Arm, arms, english
+from inlay.reproductions.lm._arms import CONTEXT, SHAPE, Arm, arms, english, gap_of_losses
 from inlay.reproductions.result import Figure, Result
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
             table[name] = {"losses": [one["losses"] for one in own], "bytes": own[0]["bytes"]}
     full = table["full"]
     dense = [one.losses for one in found["dense"][STEPS]]
-    gaps = {name: _apart(one["losses"], full["losses"]) for name, one in table.items() if name != "full"}
-    gaps["dense decoder"] = _apart(dense, full["losses"])
+    gaps = {name: gap_of_losses(one["losses"], full["losses"]) for name, one in table.items() if name != "full"}
+    gaps["dense decoder"] = gap_of_losses(dense, full["losses"])
     share = {name: one["bytes"] / full["bytes"] for name, one in table.items()}
     fine = {name for name, one in gaps.items() if name in share and one.high <= LITTLE and share[name] <= QUARTER}
     near = {name for name, one in gaps.items() if name in share and one.high <= LITTLE and share[name] <= 0.5}
@@ -155,11 +155,3 @@ def run(data: Path, *, seeds: Sequence[int] = (0, 1, 2), progress: bool = False)
             "rate": rates,
         },
     )
-
-
-def _apart(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Any:
-    from inlay.reproductions.tables._auc_gap import gap_of
-
-    apart = np.stack([a - b for a, b in zip(ours, theirs, strict=True)])
-    blocks = [float(block.mean()) for block in np.array_split(apart.mean(0), 60)]  # windows side by side are alike
-    return gap_of(apart.mean(1).tolist(), float(np.std(blocks, ddof=1)) / len(blocks) ** 0.5)
