@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from unittest import mock
 
 import numpy as np
@@ -14,7 +15,8 @@ from inlay.errors import BadInput, Corrupt
 from inlay.indexes.inverted import Inverted
 from inlay.indexes.seismic import Seismic
 from inlay.indexes.seismic_segment import kept
-from inlay.kernels import seismic as kernel
+from inlay.kernels import seismic as searching
+from inlay.kernels import seismic_blocks as building
 from inlay.types import Index, Sparse
 
 pytest.importorskip("numba")
@@ -24,9 +26,18 @@ EXHAUSTIVE = {"query_cut": None, "heap_factor": 0.0}
 EVERYTHING = {"n_postings": 1 << 30, "pruning": "fixed"}
 
 
+@contextmanager
+def by_compiler(fast):
+    with (
+        mock.patch.object(building, "compiled", return_value=fast),
+        mock.patch.object(searching, "compiled", return_value=fast),
+    ):
+        yield
+
+
 @pytest.fixture(params=FORMS)
 def form(request):
-    with mock.patch.object(kernel, "compiled", return_value=FORMS[request.param]):
+    with by_compiler(FORMS[request.param]):
         yield request.param
 
 
@@ -70,7 +81,7 @@ def problems(draw):
 
 def check_exact(problem, fast):
     rows, queries, allow, k, how = problem
-    with mock.patch.object(kernel, "compiled", return_value=fast):
+    with by_compiler(fast):
         index = index_of(rows, **EVERYTHING, **how)
         found = index.search(Sparse.from_dense(queries), k, allow=allow, **EXHAUSTIVE)
         if allow is None:
@@ -102,7 +113,7 @@ def test_both_forms_agree_bit_for_bit(rng, pruning, values):
     dense, queries = topical(rng), Sparse.from_dense(topical(rng, 30))
     made = {}
     for name, fast in FORMS.items():
-        with mock.patch.object(kernel, "compiled", return_value=fast):
+        with by_compiler(fast):
             index = index_of(
                 dense, n_postings=30, pruning=pruning, values=values, knn=4, summary_energy=0.5, doc_cut=6, seed=7
             )
@@ -123,7 +134,7 @@ def test_both_forms_agree_bit_for_bit(rng, pruning, values):
 def test_threads_build_the_same_index(rng):
     dense = topical(rng)
     with (
-        mock.patch.object(kernel, "compiled", return_value=True),
+        by_compiler(True),
         mock.patch("inlay.indexes.seismic_segment.POSTINGS_AT_ONCE", 200),
     ):
         alone, together = index_of(dense, n_postings=30), index_of(dense, n_postings=30, threads=3)
@@ -295,7 +306,7 @@ def test_huge_and_tiny_weights(form):
 
 def test_more_queries_than_epochs(rng):
     dense = topical(rng, 60)
-    with mock.patch.object(kernel, "compiled", return_value=True):
+    with by_compiler(True):
         index = index_of(dense)
         many = Sparse.from_dense(np.tile(dense, (12, 1)))
         ids = index.search(many, 3).ids.reshape(12, 60, 3)

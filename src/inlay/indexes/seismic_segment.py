@@ -10,7 +10,8 @@ import numpy as np
 
 from inlay.kernels import postings as columns_of
 from inlay.kernels import seismic as kernel
-from inlay.kernels.seismic import LANES, Arrays, Blocks, Scratch
+from inlay.kernels.seismic import LANES, Arrays, Scratch
+from inlay.kernels.seismic_blocks import Blocks, block, heads
 from inlay.types import Sparse
 
 __all__ = ["Pruning", "Segment", "kept"]
@@ -72,11 +73,11 @@ class Segment:
         members = members[keep]
         lists = np.concatenate([[0], np.cumsum(keep)])[lists]
         full = rows.indptr, columns, rows.data
-        heads = kernel.heads(*full, doc_cut)
+        largest = heads(*full, doc_cut)
 
         def blocked(share: tuple[int, int]) -> Blocks:
-            return kernel.block(
-                *share, (lists, members), full, heads, centroid_fraction=centroid_fraction,
+            return block(
+                *share, (lists, members), full, largest, centroid_fraction=centroid_fraction,
                 min_cluster_size=min_cluster_size, summary_energy=summary_energy, seed=seed,
             )  # fmt: skip
 
