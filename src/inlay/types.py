@@ -25,6 +25,7 @@ __all__ = [
     "Generator",
     "Hit",
     "Index",
+    "Kind",
     "Neighbours",
     "Ragged",
     "Reranker",

@@ -14,13 +14,14 @@ from typing import Any, Literal
 import numpy as np
 
 from inlay.collection import retrieval
+from inlay.collection.brought import Brought
 from inlay.collection.compaction import compact
 from inlay.collection.handle import Handle
 from inlay.collection.intake import as_document, batches, check_ids, each, name_of
 from inlay.collection.pending import fill
 from inlay.collection.settings import Settings
 from inlay.collection.snapshot import DENSE, LEXICAL, StoredSpace
-from inlay.collection.writer import Failure, Report, check_vectors
+from inlay.collection.writer import Failure, Report
 from inlay.errors import BadInput, InlayError
 from inlay.types import Document, Encoder, Hit, SpaceMap
 
@@ -82,7 +83,9 @@ class Collection(Handle):
         Args:
             documents: strings, dictionaries with `text` (and `id`; other keys are metadata), dataclasses,
                 `Document`s, or a pandas / pyarrow table.
-            vectors: float32 [n, dim], one per document: bring your own. Without `documents` they stand alone.
+            vectors: bring your own, one row per document: float32 [n, dim]; sparse rows (`Sparse` or scipy's CSR); or
+                several vectors each (`Ragged`, or a list of arrays [tokens, dim]), scored by MaxSim. Without
+                `documents` they stand alone.
             ids: ids, one per document or vector, where the documents do not carry them.
             on_error: a bad document is reported and the rest goes in (`"skip"`), or nothing of its batch does
                 and the call raises (`"raise"`).
@@ -121,8 +124,7 @@ class Collection(Handle):
                 )
             bar = _bar(items, progress)
             start = 0
-            # One pass over all: asking each row by itself takes longer than reading it.
-            finite = None if rows is None else np.isfinite(rows.sum(axis=1, dtype=np.float64))
+            finite = None if rows is None else rows.finite()
             for batch in batches(bar):
                 report, good, kept = Report(), [], []
                 serial = self._catalog.get("next_doc", 1)
@@ -135,7 +137,7 @@ class Collection(Handle):
                         report.failed.append(Failure(name_of(item, ids, start + i), str(error)))
                 if on_error == "raise" and report.failed:
                     raise BadInput(f"document {report.failed[0].id}: {report.failed[0].reason}")
-                few = None if rows is None else rows[kept]
+                few = None if rows is None else rows.take(kept)
                 done = writer.put(
                     good,
                     few,
@@ -155,7 +157,7 @@ class Collection(Handle):
             compact(self._catalog, self.path)
         return total
 
-    def _pair(self, documents: Any, vectors: Any, ids: Any) -> tuple[Any, np.ndarray | None]:
+    def _pair(self, documents: Any, vectors: Any, ids: Any) -> tuple[Any, Brought | None]:
         if ids is not None and (isinstance(ids, str) or not isinstance(ids, Sequence)):
             raise BadInput(f"ids must be a list of strings, got {type(ids).__name__}")
         if vectors is None:
@@ -167,9 +169,10 @@ class Collection(Handle):
                 if len(ids) != len(items):
                     raise BadInput(f"got {len(ids)} ids for {len(items)} documents")
             return items, None
-        rows = check_vectors(vectors, len(vectors) if hasattr(vectors, "__len__") else 0, 0)
+        rows = Brought(vectors)
         items = [None] * len(rows) if documents is None else list(each(documents))
-        check_vectors(rows, len(items), 0)
+        if len(rows) != len(items):
+            raise BadInput(f"got {len(rows)} vectors for {len(items)} documents")
         if ids is not None and len(ids) != len(items):
             raise BadInput(f"got {len(ids)} ids for {len(items)} documents")
         return items, rows
@@ -239,7 +242,7 @@ class Collection(Handle):
             mode: `"lexical"` (BM25), `"dense"` (vectors) or `"hybrid"` (both, fused); default: hybrid where the
                 collection has vectors and can make one for the query.
             per: the best passage of each document, or every passage for itself.
-            vector: the query's vector [dim], where you bring your own.
+            vector: the query's vector, where you bring your own: [dim], one sparse row, or [tokens, dim].
             rerank: with an expensive encoder, how many of the best lexical candidates get a vector on demand.
 
         Raises:
@@ -334,7 +337,7 @@ class Collection(Handle):
                     "dim": stored.space.dim,
                     "metric": stored.space.metric,
                     "encoder": stored.spec,
-                    "dtype": stored.dtype if stored.space.kind == "dense" else None,
+                    "dtype": None if stored.space.kind == "sparse" else stored.dtype,
                     "rows": sum(segment.rows for segment in segments),
                     "segments": len(segments),
                     "bytes": sum(segment.pack.nbytes for segment in segments),

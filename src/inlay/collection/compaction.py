@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from inlay.collection.catalog import Catalog
-from inlay.collection.merge import merge_dense, merge_postings
+from inlay.collection.merge import merge
 from inlay.collection.segment import Segment, store, sweep
 from inlay.collection.snapshot import Snapshot, StoredSpace
 from inlay.errors import InlayError
@@ -83,8 +83,7 @@ def _replace(
         segment.pack.verify()  # a merge must not launder damaged bytes into fresh checksums
     stored = None
     if any(mask.any() for mask in alive):
-        merge = merge_dense if space.space.kind == "dense" else merge_postings
-        stored = store(folder / "segments", merge(old, alive))
+        stored = store(folder / "segments", merge(space.space.kind, old, alive))
     with catalog.write():
         catalog.many("DELETE FROM segments WHERE segment=?", [(segment.name,) for segment in old])
         if stored:

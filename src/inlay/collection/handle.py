@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
+from inlay.collection.brought import Brought
 from inlay.collection.catalog import Catalog
 from inlay.collection.lock import WriterLock
 from inlay.collection.pending import fill
+from inlay.collection.segment import Segment
 from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, StoredSpace, stored_spaces
 from inlay.collection.writer import Writer
 from inlay.errors import BadInput, InlayError, Locked, SpaceMismatch
@@ -69,7 +69,7 @@ class Handle:
         self._background: threading.Thread | None = None
         self._stop = threading.Event()
         # Vectors made on demand that could not be stored because another process writes.
-        self._unsaved: dict[int, np.ndarray] = {}
+        self._unsaved: list[Segment] = []
         try:
             if self._catalog.get("dtype") is None:
                 if mode == "r":
@@ -219,7 +219,7 @@ class Handle:
 
     # -- spaces -------------------------------------------------------------------------------------------------
 
-    def _given_space(self, rows: np.ndarray) -> str:
+    def _given_space(self, rows: Brought) -> str:
         """The space that brought vectors belong to, made by the first of them."""
         stored = self._snapshot.spaces.get(DENSE)
         if stored is None:
@@ -228,7 +228,7 @@ class Handle:
                     f"{self.path} has documents without vectors; vectors must come with the first documents"
                 )
             with self._catalog.write():
-                self._new_space(DENSE, Space("dense", rows.shape[1], self._catalog.get("metric"), "given"), None)
+                self._new_space(DENSE, self._space_of(rows), None)
             self._state = None
         elif stored.space.fingerprint != "given":
             if len(self._snapshot) == 0 and self._asked is None:
@@ -242,11 +242,18 @@ class Handle:
                 f"the vectors of {self.path} are made by {stored.spec or stored.space.fingerprint}; "
                 "vectors of another origin cannot be compared with them. Open a new collection with encoder=False"
             )
-        elif stored.space.dim != rows.shape[1]:
-            raise SpaceMismatch(
-                f"the vectors have {rows.shape[1]} dimensions, those of {self.path} have {stored.space.dim}"
-            )
+        elif stored.space.kind != rows.kind:
+            raise SpaceMismatch(f"the vectors are {rows.kind}, those of {self.path} are {stored.space.kind}")
+        elif stored.space.dim != rows.dim:
+            raise SpaceMismatch(f"the vectors have {rows.dim} dimensions, those of {self.path} have {stored.space.dim}")
         return DENSE
+
+    def _space_of(self, rows: Brought) -> Space:
+        """Where brought vectors are comparable."""
+        metric = self._catalog.get("metric")
+        if rows.kind != "dense" and metric == "l2":
+            raise BadInput(f"{rows.kind} vectors are compared by dot product or cosine, {self.path} has metric='l2'")
+        return Space(rows.kind, rows.dim, "dot" if rows.kind == "sparse" else metric, "given")
 
     def _can_encode(self) -> bool:
         stored = self._snapshot.spaces.get(DENSE)

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from inlay.collection.bag_encodings import with_encodings
+from inlay.collection.posting_blocks import with_blocks
 from inlay.collection.segment import Segment, Terms
+from inlay.types import Kind
 
-__all__ = ["merge_dense", "merge_postings"]
+__all__ = ["merge"]
 
 
 def _order(segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -27,13 +30,18 @@ def _order(segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> tuple[np
     return chunks[order], moves
 
 
-def merge_dense(segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Merge dense segments of one space.
+def merge(kind: Kind, segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Merge segments of one space.
 
     Args:
+        kind: of the space.
         segments: what to merge.
         alive: for each, bool [rows].
     """
+    return {"dense": _dense, "sparse": _postings, "multi": _bags}[kind](segments, alive)
+
+
+def _dense(segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     chunks, moves = _order(segments, alive)
     merged: dict[str, np.ndarray] = {"chunks": chunks}
     for name in ("rows", "scales"):
@@ -46,8 +54,8 @@ def merge_dense(segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> dic
     return merged
 
 
-def merge_postings(segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Merge posting segments (lexical or sparse) of one space."""
+def _postings(segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Lexical or sparse."""
     chunks, moves = _order(segments, alive)
     lexical = "terms" in segments[0].pack
     columns = [segment.terms.all() if lexical else segment.pack["dims"].tolist() for segment in segments]
@@ -82,6 +90,26 @@ def merge_postings(segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> 
         for segment, new in zip(segments, moves):
             keep = new >= 0
             merged["lengths"][new[keep]] = segment.pack["lengths"][keep]
-    else:
-        merged["dims"] = np.array(kept, dtype=np.int64)
-    return merged
+        return merged
+    return with_blocks({**merged, "dims": np.array(kept, dtype=np.int64)}, len(chunks))
+
+
+def _bags(segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    chunks, moves = _order(segments, alive)
+    lengths = np.empty(len(chunks), dtype=np.int64)
+    for segment, new in zip(segments, moves):
+        keep = new >= 0
+        lengths[new[keep]] = np.diff(segment.pack["offsets"])[keep]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    merged = {"chunks": chunks, "offsets": offsets}
+    for name in ("rows", "scales"):
+        if name in segments[0].pack:
+            first = segments[0].pack[name]
+            merged[name] = np.empty((offsets[-1], *first.shape[1:]), dtype=first.dtype)
+            for segment, new in zip(segments, moves):
+                old = segment.pack["offsets"]
+                owner = np.repeat(new, np.diff(old))
+                place = np.arange(len(owner)) + np.repeat(offsets[new] - old[:-1], np.diff(old))
+                keep = owner >= 0
+                merged[name][place[keep]] = segment.pack[name][keep]
+    return with_encodings(merged)

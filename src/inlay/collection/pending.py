@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from inlay.collection.brought import pick
 from inlay.collection.catalog import Catalog
 from inlay.collection.rows import rows_of
 from inlay.collection.segment import store
@@ -61,7 +62,7 @@ def keep(catalog: Catalog, folder: Path, space: StoredSpace, chunks: np.ndarray,
     still = [i for i, chunk in enumerate(chunks.tolist()) if chunk in owed]
     if not still:
         return 0
-    rows = [rows[i] for i in still] if isinstance(rows, list) else rows[still]
+    rows = [rows[i] for i in still] if isinstance(rows, list) else pick(rows, still)
     stored = store(folder / "segments", {**rows_of(space, encoder, rows), "chunks": chunks[still]})
     with catalog.write():
         catalog.run("INSERT INTO segments VALUES(?,?,?,?,?,?)", stored.record(space.number))

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inlay.collection.brought import one
 from inlay.collection.compaction import compact
 from inlay.collection.pending import keep
-from inlay.collection.rows import encoded
+from inlay.collection.rows import encoded, rows_of, unit
+from inlay.collection.segment import in_memory
 from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, embeddable
-from inlay.errors import BadInput, Locked, SpaceMismatch
+from inlay.errors import BadInput, Locked
 from inlay.search.fusion import Found, Fused, fuse, union
-from inlay.types import Hit, Sparse
+from inlay.types import Hit
 
 if TYPE_CHECKING:
     from inlay.collection.collection import Collection
@@ -101,36 +103,30 @@ def _mode(c: Collection, snapshot: Snapshot, query: str | None, vector: Any) -> 
 
 def _is_lazy(snapshot: Snapshot) -> bool:
     stored = snapshot.spaces.get(DENSE)
-    return stored is not None and stored.space.kind == "dense" and snapshot.pending(DENSE) > 0
+    return stored is not None and snapshot.pending(DENSE) > 0
 
 
 def _query_row(c: Collection, snapshot: Snapshot, query: str | None, vector: Any) -> Any:
     stored = snapshot.spaces.get(DENSE)
     if stored is None:
         raise BadInput(f"{c.path} has no vectors; search it with mode='lexical', or open it with an encoder")
+    kind = stored.space.kind
     if vector is not None:
-        try:
-            row: Any = np.asarray(vector, dtype=np.float32).reshape(-1)
-        except (TypeError, ValueError) as error:
-            raise BadInput(f"the query vector must be a list of numbers: {error}") from None
-        if row.shape[0] != stored.space.dim:
-            raise SpaceMismatch(f"the query vector has {row.shape[0]} dimensions, {c.path} has {stored.space.dim}")
-        row = Sparse.from_dense(row[None]) if stored.space.kind == "sparse" else row
+        row = one(vector, kind, stored.space.dim)
     else:
         encoder = c._dense_encoder()
         if encoder is None:
             if stored.space.fingerprint == "given":
                 raise BadInput(f"the vectors of {c.path} were brought from outside: pass vector= with the query's own")
             raise BadInput(f"{c.path} was made with an encoder object: open it with encoder= that same encoder")
-        row = encoder.encode_query([query])
+        rows = encoder.encode_query([query])
+        if kind == "multi":
+            rows = rows[0]
         if c._map is not None:
-            row = c._map.transform(row)
-        row = Sparse.of(row) if stored.space.kind == "sparse" else np.asarray(row, dtype=np.float32).reshape(-1)
-    if isinstance(row, np.ndarray) and not np.isfinite(row).all():
-        raise BadInput("the query's vector has NaN or infinite elements")
-    if isinstance(row, np.ndarray) and stored.space.metric == "cosine":
-        norm = float(np.linalg.norm(row))
-        row = row / norm if norm > 0 else row
+            rows = c._map.transform(rows)
+        row = one(rows, kind, stored.space.dim)
+    if stored.space.metric == "cosine" and kind != "sparse":
+        row = unit(np.atleast_2d(row)).reshape(row.shape)
     return row
 
 
@@ -139,7 +135,8 @@ def _dense(snapshot: Snapshot, row: Any, depth: int, allowed: np.ndarray | None)
     # A zero query row says nothing about anything: no list is better than an arbitrary one.
     if isinstance(row, np.ndarray) and not row.any():
         return chunks[:0], scores[:0]
-    return chunks, scores
+    found: Found = chunks, scores
+    return found
 
 
 def _background(snapshot: Snapshot, encoder: Any, row: Any) -> tuple[float, float] | None:
@@ -160,18 +157,14 @@ def _embed_candidates(
     """
     stored = snapshot.spaces[DENSE]
     best = lists[LEXICAL][0][:rerank]
-    known = snapshot.view(DENSE).covered()
-    missing = np.sort(np.setdiff1d(best, np.concatenate([known, np.array(sorted(c._unsaved), dtype=np.int64)])))
+    unsaved = snapshot.over(DENSE, c._unsaved)
+    known = np.concatenate([snapshot.view(DENSE).covered(), unsaved.covered()])
+    missing = np.setdiff1d(best, known)
     encoder = c._document_encoder()
     if len(missing) and encoder is not None:
         passages = snapshot.passages(missing)
         texts = [embeddable(passages[i].metadata, passages[i].heading, passages[i].text) for i in missing.tolist()]
-        vectors = np.asarray(encoded(encoder, texts), dtype=np.float32)
-        if vectors.shape != (len(texts), stored.space.dim) or not np.isfinite(vectors).all():
-            raise BadInput(f"{encoder!r} made rows {list(vectors.shape)} of {len(texts)} texts, or some are not finite")
-        if stored.space.metric == "cosine":
-            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+        vectors = encoded(encoder, texts)
         try:
             if c._mode == "r":
                 raise Locked("open for reading only")
@@ -180,20 +173,14 @@ def _embed_candidates(
                 compact(c._catalog, c.path)
             c._state = None
         except Locked:
-            c._unsaved.update(zip(missing.tolist(), vectors))
-    view = c._snapshot.view(DENSE)
+            c._unsaved.append(in_memory({**rows_of(stored, None, vectors), "chunks": missing}))
+            unsaved = snapshot.over(DENSE, c._unsaved)
     candidates = union([lists[LEXICAL], lists[DENSE]])
-    scores = view.scores(row, candidates)
-    for i, chunk in enumerate(candidates.tolist()):
-        if np.isnan(scores[i]) and chunk in c._unsaved:
-            scores[i] = _score(row, c._unsaved[chunk], stored.space.metric)
+    scores = c._snapshot.view(DENSE).scores(row, candidates)
+    scores = np.where(np.isnan(scores), unsaved.scores(row, candidates), scores)
     have = ~np.isnan(scores)
     order = np.lexsort((candidates[have], -scores[have]))[:depth]
     return (candidates[have][order], scores[have][order]), set(best.tolist()) & set(candidates[have].tolist())
-
-
-def _score(query: np.ndarray, row: np.ndarray, metric: str) -> float:
-    return -float(((query - row) ** 2).sum()) if metric == "l2" else float(query @ row)
 
 
 def _best_of_documents(documents: Mapping[int, int], chunks: np.ndarray, k: int) -> list[int]:

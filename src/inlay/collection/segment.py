@@ -24,7 +24,7 @@ import numpy as np
 from inlay.errors import Corrupt, InlayError
 from inlay.io import BLOCK, Pack, atomic_write, pack_bytes, sync_folder, write_pack
 
-__all__ = ["INLINE", "Segment", "Stored", "store", "sweep"]
+__all__ = ["INLINE", "Segment", "Stored", "in_memory", "store", "sweep"]
 
 INLINE = 96 * 1024  # bytes below which a segment lives in the catalog: no file, no extra sync for small additions
 
@@ -130,6 +130,13 @@ class Segment:
         place = np.minimum(np.searchsorted(self.chunks, chunks), self.rows - 1)
         found = np.flatnonzero(self.chunks[place] == chunks)
         return found, place[found]
+
+
+def in_memory(arrays: Arrays) -> Segment:
+    """A segment of rows that could not be stored; nobody else sees it."""
+    data = pack_bytes(arrays)
+    digest = hashlib.blake2b(data, digest_size=16).digest()
+    return Segment(Path(), "in memory", len(arrays["chunks"]), digest, data)
 
 
 class Terms:

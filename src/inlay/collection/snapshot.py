@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ import numpy as np
 
 from inlay.collection.catalog import Catalog
 from inlay.collection.filters import compile_filter
+from inlay.collection.multi_view import MultiView
 from inlay.collection.segment import Segment
 from inlay.collection.views import DenseView, LexicalView, SparseView
 from inlay.errors import Corrupt
 from inlay.types import Document, Space
 
 __all__ = ["DENSE", "LEXICAL", "Passage", "Snapshot", "StoredSpace", "embeddable", "searchable", "stored_spaces"]
+
+_VIEWS: dict[str, Any] = {"dense": DenseView, "multi": MultiView}
 
 LEXICAL, DENSE = "lexical", "dense"  # names of the two spaces that every collection may have
 
@@ -111,20 +114,22 @@ class Snapshot:
         self._views: dict[str, Any] = {}
 
     def view(self, name: str) -> Any:
-        """The view of a space: `LexicalView`, `DenseView` or `SparseView`."""
+        """The view of a space: `LexicalView`, `DenseView`, `SparseView` or `MultiView`."""
         if name in self.broken:
             raise self.broken[name]
         if name not in self._views:
-            stored, segments = self.spaces[name], self.segments[name]
-            if name == LEXICAL:
-                settings = stored.spec or {}
-                view: Any = LexicalView(segments, self.tombstones, settings["k1"], settings["b"])
-            elif stored.space.kind == "dense":
-                view = DenseView(segments, self.tombstones, stored.space)
-            else:
-                view = SparseView(segments, self.tombstones)
-            self._views[name] = view
+            self._views[name] = self.over(name, self.segments[name])
         return self._views[name]
+
+    def over(self, name: str, segments: Sequence[Segment]) -> Any:
+        """A view of a space over some segments."""
+        stored = self.spaces[name]
+        if name == LEXICAL:
+            settings = stored.spec or {}
+            return LexicalView(segments, self.tombstones, settings["k1"], settings["b"])
+        if stored.space.kind == "sparse":
+            return SparseView(segments, self.tombstones)
+        return _VIEWS[stored.space.kind](segments, self.tombstones, stored.space)
 
     def __len__(self) -> int:
         return self._catalog.one("SELECT count(*) FROM documents")

@@ -11,17 +11,22 @@ from typing import Any
 
 import numpy as np
 
+from inlay.collection.posting_blocks import blocks_of
 from inlay.collection.segment import Segment
 from inlay.errors import SpaceMismatch
 from inlay.types import Space, Sparse
 
-__all__ = ["DenseView", "LexicalView", "SparseView"]
+__all__ = ["DenseView", "Found", "LexicalView", "SparseView", "View", "evenly"]
 
 Found = tuple[np.ndarray, np.ndarray]  # chunk numbers int64 and scores float32, best first
+QUERY_CUT, HEAP_FACTOR = 12, 0.7  # what of a query's lists is read, and how careful blocks are skipped
+FEW = 0.1  # share of a segment that a filter must leave for its blocks to be worth reading
 SAMPLED = 512  # rows that stand for the collection: their deviation is right to about 3 %
 
 
-class _View:
+class View:
+    """What views of all kinds share: segments, which of their rows are alive, the best of several lists."""
+
     def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray) -> None:
         self.segments = list(segments)
         self._dead: list[np.ndarray | None] = []
@@ -63,7 +68,16 @@ class _View:
         return chunks[order], scores[order]
 
 
-class DenseView(_View):
+def evenly(view: View, i: int, sampled: int) -> np.ndarray:
+    """Segment i's part of a sample of alive rows, at even distances, int64."""
+    dead = view._dead[i]
+    alive = np.arange(view.segments[i].rows) if dead is None else np.flatnonzero(~dead)
+    few = min(len(alive), -(-sampled * len(alive) // max(view.alive, 1)))
+    rows: np.ndarray = alive[np.arange(few) * len(alive) // max(few, 1)]
+    return rows
+
+
+class DenseView(View):
     """A dense space: exact scan, segment by segment."""
 
     def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray, space: Space) -> None:
@@ -113,10 +127,7 @@ class DenseView(_View):
 
     def _some(self, i: int) -> np.ndarray:
         """Segment i's part of the sample, float32: alive rows at even distances."""
-        dead, pack = self._dead[i], self.segments[i].pack
-        alive = np.arange(self.segments[i].rows) if dead is None else np.flatnonzero(~dead)
-        few = min(len(alive), -(-SAMPLED * len(alive) // max(self.alive, 1)))
-        rows = alive[np.arange(few) * len(alive) // max(few, 1)]
+        pack, rows = self.segments[i].pack, evenly(self, i, SAMPLED)
         part: np.ndarray = pack["rows"][rows].astype(np.float32)
         return part * pack["scales"][rows][:, None] if "scales" in pack else part
 
@@ -152,7 +163,7 @@ class DenseView(_View):
         return np.concatenate(chunks)[order], np.concatenate(rows)[order]
 
 
-class _PostingsView(_View):
+class _PostingsView(View):
     def _postings(self, i: int) -> Any:
         from inlay.indexes.inverted import Postings
 
@@ -184,19 +195,66 @@ class _PostingsView(_View):
 
 
 class SparseView(_PostingsView):
-    """A learnt sparse space: inner products over shared dimensions."""
+    """A learnt sparse space: inner products over shared dimensions; exact in all but large segments."""
+
+    def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray) -> None:
+        super().__init__(segments, tombstones)
+        self._blocks: dict[int, Any] = {}
 
     def search(self, query: Sparse, k: int, allowed: np.ndarray | None = None) -> Found:
         """The best k chunks of one query (a `Sparse` of one row)."""
         found = []
-        for i, segment in enumerate(self.segments):
-            dims = segment.pack["dims"]
-            if not len(dims):
-                continue
-            place = np.minimum(np.searchsorted(dims, query.indices), len(dims) - 1)
-            known = dims[place] == query.indices
-            found.append(self._top(i, place[known], query.data[known].astype(np.float32), k, allowed))
+        for i in range(len(self.segments)):
+            columns, weights = self._known(i, query)
+            if len(columns):
+                found.append(
+                    self._skipping(i, columns, weights, k, allowed) or self._top(i, columns, weights, k, allowed)
+                )
         return self._best(found, k)
+
+    def _skipping(
+        self, i: int, columns: np.ndarray, weights: np.ndarray, k: int, allowed: np.ndarray | None
+    ) -> Found | None:
+        """Nearly the best of segment i by its blocks; None where it has none, or where they are no help."""
+        segment = self.segments[i]
+        if i not in self._blocks:
+            self._blocks[i] = blocks_of(segment.pack)
+        if self._blocks[i] is None or weights.min() < 0:
+            return None
+        allow = self._allow(i, allowed)
+        if allow is not None and int(allow.sum()) < FEW * segment.rows:
+            return None  # blocks are skipped by the best of all rows, whether they are allowed or not
+        query = Sparse(np.array([0, len(columns)]), columns, weights, (1, len(segment.pack["dims"])))
+        scores, rows = self._blocks[i].search(query, k, allow=allow, query_cut=QUERY_CUT, heap_factor=HEAP_FACTOR)
+        rows, scores = rows[0][rows[0] >= 0], scores[0][rows[0] >= 0]
+        return (segment.chunks[rows], scores) if len(rows) == k else None
+
+    def scores(self, query: Sparse, chunks: np.ndarray) -> np.ndarray:
+        """Score of each given chunk, float32; NaN where it has no row."""
+        out = np.full(len(chunks), np.nan, dtype=np.float32)
+        for i, segment in enumerate(self.segments):
+            places, rows = segment.rows_of(chunks)
+            if not len(places):
+                continue
+            columns, weights = self._known(i, query)
+            self._touch(i, columns)
+            indptr, lists = segment.pack["indptr"], segment.pack.unverified("rows")
+            values, scores = segment.pack.unverified("values"), np.zeros(len(rows), dtype=np.float32)
+            for column, weight in zip(columns.tolist(), weights):
+                low, high = int(indptr[column]), int(indptr[column + 1])
+                at = np.minimum(np.searchsorted(lists[low:high], rows), high - low - 1) + low
+                scores += np.where(lists[at] == rows, values[at] * weight, np.float32(0))
+            out[places] = scores
+        return out
+
+    def _known(self, i: int, query: Sparse) -> tuple[np.ndarray, np.ndarray]:
+        """Columns of segment i that a query has, and its weights there, float32."""
+        dims = self.segments[i].pack["dims"]
+        if not len(dims):
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        place = np.minimum(np.searchsorted(dims, query.indices), len(dims) - 1)
+        known = dims[place] == query.indices
+        return place[known], query.data[known].astype(np.float32)
 
 
 class LexicalView(_PostingsView):

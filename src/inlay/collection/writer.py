@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from inlay.collection.brought import Brought
 from inlay.collection.catalog import Catalog
 from inlay.collection.filters import flatten
 from inlay.collection.intake import as_json
 from inlay.collection.rows import rows_of
 from inlay.collection.segment import Stored, store, sweep
 from inlay.collection.snapshot import LEXICAL, StoredSpace, embeddable, searchable
-from inlay.errors import BadInput, InlayError, SpaceMismatch
+from inlay.errors import BadInput, InlayError
 from inlay.io import sync_folder
 from inlay.types import Chunk, Document
 
@@ -113,7 +114,7 @@ class Writer:
     def put(
         self,
         documents: Sequence[Document],
-        vectors: np.ndarray | None,
+        vectors: Brought | None,
         *,
         replace: bool,
         spaces: dict[str, StoredSpace],
@@ -125,7 +126,7 @@ class Writer:
 
         Args:
             documents: valid documents.
-            vectors: float32 [n, dim] for the space `given`, or None.
+            vectors: rows of the space `given`, one per document, or None.
             replace: update documents that exist; otherwise they fail as duplicates.
             spaces: the collection's spaces.
             given: name of the space that `vectors` belong to.
@@ -171,7 +172,7 @@ class Writer:
 
     @staticmethod
     def _inputs(
-        batch: Sequence[_New], encoders: dict[str, Any], given: str | None, vectors: np.ndarray | None
+        batch: Sequence[_New], encoders: dict[str, Any], given: str | None, vectors: Brought | None
     ) -> dict[str, Any]:
         """What the rows of each space are made from, in order of chunk number, and these numbers under `CHUNKS`."""
         fresh = sorted(
@@ -191,7 +192,7 @@ class Writer:
                     of(i.document.metadata, c.heading, i.document.text[c.start : c.stop]) for _, i, c in fresh
                 ]
         if given is not None and vectors is not None and fresh:
-            inputs[given] = vectors[[item.row for _, item, _ in fresh]]
+            inputs[given] = vectors.take([item.row for _, item, _ in fresh]).rows
         return inputs
 
     def _store(
@@ -250,7 +251,7 @@ class Writer:
             catalog.set("next_chunk", next_chunk)
 
     def _plan(
-        self, documents: Sequence[Document], vectors: np.ndarray | None, replace: bool, report: Report
+        self, documents: Sequence[Document], vectors: Brought | None, replace: bool, report: Report
     ) -> list[_New]:
         known = {
             row[0]: row[1:]
@@ -267,7 +268,7 @@ class Writer:
             if document.id in known and not replace:
                 report.failed.append(Failure(document.id, "the id exists already; use update() to replace it"))
                 continue
-            vector = None if vectors is None else vectors[i]
+            vector = None if vectors is None else vectors.mark(i)
             cut = document.chunks
             if cut is None:
                 cut = self._cut(document) if vector is None else [Chunk(0, len(document.text))]
@@ -277,7 +278,7 @@ class Writer:
                 continue
             stored = as_json(document.metadata)
             passages = "" if document.chunks is None else repr(list(document.chunks))
-            mark = _digest(document.text, stored, passages, b"" if vector is None else vector.tobytes())
+            mark = _digest(document.text, stored, passages, vector or b"")
             if document.id in known and known[document.id][1] == mark:
                 report.unchanged += 1
                 batch.pop(document.id, None)
@@ -364,23 +365,3 @@ def _bad_chunks(chunks: Sequence[Chunk], length: int, *, whole: bool) -> str:
             return f"its passage {chunk.start}:{chunk.stop} is empty, overlaps another or leaves its text"
         last = chunk.start if whole else chunk.stop
     return ""
-
-
-def check_vectors(vectors: Any, count: int, dim: int) -> np.ndarray:
-    """Vectors that people bring, as float32 [n, dim].
-
-    Raises:
-        BadInput: not numbers, not two-dimensional, or not one row per document.
-        SpaceMismatch: another width than the collection's vectors.
-    """
-    try:
-        rows = np.ascontiguousarray(vectors, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"vectors must be numbers in rows of equal length: {error}") from None
-    if rows.ndim != 2 or rows.shape[1] == 0:
-        raise BadInput(f"vectors must have the shape [documents, dim], got {list(rows.shape)}")
-    if len(rows) != count:
-        raise BadInput(f"got {len(rows)} vectors for {count} documents")
-    if dim and rows.shape[1] != dim:
-        raise SpaceMismatch(f"the vectors have {rows.shape[1]} dimensions, the collection's have {dim}")
-    return rows

@@ -9,6 +9,7 @@ there.) The model was learnt for means, not for MaxSim, so this is a stand-in wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class LateBox:
     """
 
     expensive = True
+    at_once = Box.at_once
 
     def __init__(self, context: bool = True) -> None:
         if not isinstance(context, bool):
@@ -48,6 +50,11 @@ class LateBox:
 
     def __repr__(self) -> str:
         return f"LateBox(context={self.context}, dim={self.space.dim})"
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Arguments from which `inlay.encoder` makes it again."""
+        return {"name": "late-box"} | ({} if self.context else {"context": False})
 
     def encode_document(self, items: Sequence[str], *, batch_size: int | None = None, progress: bool = False) -> Ragged:
         """Unit vectors of every token, in the order of the text."""

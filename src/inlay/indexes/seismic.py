@@ -109,6 +109,13 @@ class Seismic:
         self._pending: list[Sparse] = []
         self._lock = threading.Lock()
 
+    @classmethod
+    def over(cls, segments: list[Segment]) -> Seismic:
+        """An index over segments that exist already, memory-mapped ones too."""
+        index = cls()
+        index._segments = list(segments)
+        return index
+
     def __len__(self) -> int:
         return sum(map(len, self._segments)) + sum(map(len, self._pending))
 
