@@ -10,6 +10,7 @@ Cranfield is only reported. Compared are, over the 100 best of each list where n
 
     rrf         Σ 1 / (k + rank); `rrf k=60 of 10` reads the 10 best of each list, as lancedb does
     min-max     convex, dense scores scaled by the list's best and worst
+    convex      the same, dense scores scaled by their best and 0
     halves      convex, BM25 over a fixed scale and raw cosines, half each, as txtai does
     deviations  BM25 + weight · z, z standard deviations above the query's mean score over the collection
     surprisal   BM25 + weight · −ln P(normal ≥ z), as `inlay.search.surprisal`
@@ -17,6 +18,10 @@ Cranfield is only reported. Compared are, over the 100 best of each list where n
 Of a fusion, three things are shown: its mean nDCG@10, how much it loses at most against the better of its two lists,
 and against the best fusion of that cell. Chosen is the fusion whose greatest loss against the better list is least: it
 is to be used blindly, so that what it must not do is spoil a good list.
+
+    python -m benchmarks.fusion_brought --only box --out results/fusion-box.json
+
+asks what suits one encoder, which is known and need not be used blindly: chosen is the fusion of the highest mean.
 """
 
 from __future__ import annotations
@@ -40,7 +45,8 @@ from inlay.search.fusion import surprisal
 DEPTH, K = 100, 10
 ASKED = 500  # queries of a set
 REPORTED_ON = "cranfield test"
-WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.7)
+SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8)
+WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
 Encode = Callable[[Sequence[str], Sequence[str]], tuple[np.ndarray, np.ndarray]]  # (documents, queries) to rows
 
 
@@ -80,7 +86,7 @@ def _paired(pairs: Iterator[tuple[str, list[str]]]) -> RetrievalSet:
     return RetrievalSet(corpus, queries, qrels)
 
 
-def encoders() -> dict[str, Encode]:
+def encoders(only: str | None) -> dict[str, Encode]:
     """What makes the vectors, by name, from worthless to good."""
 
     def hashes(dim: int) -> Encode:
@@ -101,6 +107,8 @@ def encoders() -> dict[str, Encode]:
 
     found = {"hash-96": hashes(96), "hash-384": hashes(384), "numen-2048": named("numen", dim=2048)}
     found |= {"static": named("box?context=false"), "box": named("box")}
+    if only is not None:
+        return {only: found[only]}
     try:
         from benchmarks.box import minilm
 
@@ -180,9 +188,12 @@ def fusions(query: Query) -> Iterator[tuple[str, np.ndarray]]:
         yield name, _ordered((words[:depth], _ranks(words[:depth], k)), (near[:depth], _ranks(near[:depth], k)))
     top = float(bm25[0]) if len(bm25) else 1.0
     span = float(cosines[0] - cosines[-1]) or 1.0
-    for share in (0.2, 0.3, 0.4, 0.5, 0.7):
+    for share in SHARES:
         scaled = (cosines - cosines[-1]) / span
         yield f"min-max share={share}", _ordered((words, (1 - share) * bm25 / top), (near, share * scaled))
+    for share in SHARES:
+        scaled = np.maximum(cosines, 0) / (float(cosines[0]) or 1.0)
+        yield f"convex share={share}", _ordered((words, (1 - share) * bm25 / top), (near, share * scaled))
     scale = min(top + query.average, 6 * query.average)
     yield "halves", _ordered((words, np.minimum(bm25 / scale, 1)), (near, np.maximum(cosines, 0)))
     mean, deviation = query.background
@@ -206,9 +217,9 @@ def _ordered(*parts: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     return ids[np.lexsort((ids, -total))]
 
 
-def measure(folder: Path, kept: Path | None) -> dict[str, dict[str, dict[str, float]]]:
+def measure(folder: Path, kept: Path | None, only: str | None) -> dict[str, dict[str, dict[str, float]]]:
     """Set → vectors → fusion → nDCG@10."""
-    made = encoders()
+    made = encoders(only)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name, data in sets(folder):
         found[name] = {}
@@ -257,17 +268,20 @@ def summary(found: dict[str, dict[str, dict[str, float]]]) -> list[dict[str, Any
                 REPORTED_ON: {name: own[fusion] for name, own in found[REPORTED_ON].items()},
             }
         )
+    if len(found[REPORTED_ON]) == 1:
+        return sorted(lines, key=lambda line: -line["ndcg@10"])
     return sorted(lines, key=lambda line: line["greatest loss against the better list"])
 
 
 @click.command(help=__doc__)
 @click.option("--data", type=click.Path(path_type=Path, exists=True), envvar="INLAY_DATA", required=True)
 @click.option("--vectors", type=click.Path(path_type=Path), help="folder that keeps the vectors between runs")
+@click.option("--only", type=click.Choice(["hash-96", "hash-384", "numen-2048", "static", "box"]), help="these vectors")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("results/fusion-brought.json"), show_default=True)
-def main(data: Path, vectors: Path | None, out: Path) -> None:
+def main(data: Path, vectors: Path | None, only: str | None, out: Path) -> None:
     """Measure every fusion of every kind of vectors, and choose."""
     began = time.perf_counter()
-    found = measure(data, vectors)
+    found = measure(data, vectors, only)
     lines = summary(found)
     report = {
         "benchmark": "fusion of BM25 and brought vectors",

@@ -285,4 +285,4 @@ def test_every_encoder_is_documented() -> None:
     from inlay.encoders.names import NAMES
 
     page = (ROOT / "docs" / "encoders.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(\w+)(?::[A-Z]+)?` \|", page, re.M)) == set(NAMES)
+    assert set(re.findall(r"^\| `([\w-]+)(?::[A-Z]+)?` \|", page, re.M)) == set(NAMES)

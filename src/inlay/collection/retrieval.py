@@ -141,7 +141,8 @@ def _dense(snapshot: Snapshot, row: Any, depth: int, allowed: np.ndarray | None)
 
 def _background(snapshot: Snapshot, encoder: Any, row: Any) -> tuple[float, float] | None:
     """How the query scores with the whole collection, where fusion asks and every passage has its vector."""
-    if getattr(encoder, "hybrid_share", None) is not None or not isinstance(row, np.ndarray) or _is_lazy(snapshot):
+    convex = getattr(encoder, "hybrid_share", None) is not None and getattr(encoder, "hybrid_surprise", None) is None
+    if convex or not isinstance(row, np.ndarray) or _is_lazy(snapshot):
         return None
     background: tuple[float, float] = snapshot.view(DENSE).background(row)
     return background

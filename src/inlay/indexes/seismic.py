@@ -345,7 +345,7 @@ class Seismic:
         )
 
 
-def _checked(vectors: Any, what: str, largest: float) -> Sparse:
+def _checked(vectors: Any, what: str, largest: float, needs: str = "Seismic's summaries hold") -> Sparse:
     """Sparse rows with ascending columns and weights of 0 to `largest`, or an error that names the first offender."""
     rows = Sparse.of(vectors)
     data, indices, indptr = rows.data, rows.indices, rows.indptr
@@ -360,8 +360,8 @@ def _checked(vectors: Any, what: str, largest: float) -> Sparse:
         bad = data < 0
         if bad.any():
             raise BadInput(
-                f"{what} {row(bad)} has the negative weight {data[bad][0]:g}; Seismic's summaries hold for weights of "
-                "0 and more only. Use Inverted"
+                f"{what} {row(bad)} has the negative weight {data[bad][0]:g}; {needs} for weights of 0 and more only. "
+                "Use Inverted"
             )
         bad = data > largest
         raise BadInput(

@@ -9,6 +9,7 @@ training queries:
   nDCG@10), where a convex share of 0.15 gains on every set. So an encoder may say what it is worth (`hybrid_share`).
 * `benchmarks/fusion_brought.py`: of vectors that nobody has said anything about, from hashes to transformers, each
   query's scores tell how much they know. Surprisal loses least where they know nothing, and gains where they do.
+  An encoder that is known may weigh more (`hybrid_surprise`): the one in the box does.
 * Ranks are what is left where there is no collection to compare with: vectors made on demand, of the few candidates
   that one query has.
 """
@@ -22,6 +23,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 __all__ = ["Found", "Fused", "convex", "fuse", "reciprocal_rank", "surprisal", "union"]
+
+WEIGHT = 0.4  # of the surprisal of vectors of unknown worth
 
 Found: TypeAlias = tuple[np.ndarray, np.ndarray]  # ids int64 and scores float32, best first
 
@@ -87,7 +90,7 @@ def convex(
 
 
 def surprisal(
-    lists: Mapping[str, Found], *, lexical: str, dense: str, background: tuple[float, float], weight: float = 0.4
+    lists: Mapping[str, Found], *, lexical: str, dense: str, background: tuple[float, float], weight: float = WEIGHT
 ) -> Fused:
     """BM25 plus the surprise at a dense score: weight · −ln P(a score by chance ≥ this one).
 
@@ -127,18 +130,19 @@ def fuse(
     encoder: Any = None,
     background: tuple[float, float] | None = None,
 ) -> Fused:
-    """The fusion of a collection: convex where the encoder says what it is worth beside BM25, otherwise by surprisal.
+    """The fusion of a collection: as the encoder says that it suits it, otherwise by surprisal.
 
     Args:
         lexical: name of the lexical list.
         dense: name of the other one.
         lists: both.
-        encoder: may carry `hybrid_share`, its weight in [0, 1], and `hybrid_floor`, the score that counts as nothing.
-        background: see `surprisal`; without it, lists of unknown worth are fused by ranks.
+        encoder: may carry `hybrid_surprise`, the weight of its surprisal; `hybrid_share`, its weight in [0, 1] in a
+            convex combination; and `hybrid_floor`, the score that counts as nothing there.
+        background: see `surprisal`; without it, convex or, where lists are of unknown worth, by ranks.
     """
-    share = getattr(encoder, "hybrid_share", None)
-    if share is None and background is not None:
-        return surprisal(lists, lexical=lexical, dense=dense, background=background)
+    share, weight = getattr(encoder, "hybrid_share", None), getattr(encoder, "hybrid_surprise", None)
+    if background is not None and (weight is not None or share is None):
+        return surprisal(lists, lexical=lexical, dense=dense, background=background, weight=weight or WEIGHT)
     if share is None:
         return reciprocal_rank(lists)
     floors = {lexical: 0.0}
