@@ -33,7 +33,16 @@ PAGES = [
     "README.md",
     *(
         f"docs/{name}.md"
-        for name in ("getting-started", "collections", "encoders", "evaluation", "language-models", "tables", "words")
+        for name in (
+            "getting-started",
+            "collections",
+            "encoders",
+            "evaluation",
+            "indexes",
+            "language-models",
+            "tables",
+            "words",
+        )  # fmt: skip
     ),
 ]
 ALL_PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
