@@ -1,7 +1,10 @@
 """What a cache of STEM rows saves on held-out English: its hit rate, and the bytes that are moved beside it.
 
-Caches begin empty and keep the rows used most (`LFU`). Rows are those of the decoder that `lm` times; what is moved is
-counted while they are moved, and must be what `traffic_of` plans.
+Caches begin empty and keep the rows used most (`LFU`). What they can save is a matter of the vocabulary: of 4,096 pieces
+that were learnt from this very text, the quarter used most makes 80% of it, so no cache of that size could do better;
+of 32,768, nearer to what language models have, it makes 94%. Each distinct token of a text is missed once. Rows are
+those of the decoder that `lm` times; what is moved is counted while they are moved, and must be what `traffic_of`
+plans.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from benchmarks.harness import Quality, Ratios, Row, UnequalQuality
 __all__ = ["measure"]
 
 DIM, LAYERS, CHUNK = 512, 2, 128  # width of the decoder, its layers with STEM, tokens read at a time
-SHARES, HELD_OUT = (0.05, 0.10, 0.25, 0.50), 24_576
+SHARES, HELD_OUT, VOCAB = (0.05, 0.10, 0.25, 0.50), 200_000, 32_768
 PLANNED = Quality("hit rate (of what was moved : as planned)", 1e-9)
 
 
@@ -29,7 +32,7 @@ def measure(quick: bool) -> Iterator[Row]:
     from inlay.tables.prefetcher import Prefetcher
     from inlay.tables.row_store import RowStore
 
-    vocab = 1024 if quick else 4096
+    vocab = 1024 if quick else VOCAB
     try:
         text = _english(vocab, quick)
     except data.DataMissing as why:
