@@ -63,7 +63,9 @@ def _one(
         blocks = [np.ascontiguousarray(queries[i : i + batch]) for i in range(0, len(queries), batch)]
         turn = iter(range(1 << 60))
         return Contender(
-            name, lambda: search(blocks[next(turn) % len(blocks)]), lambda: _recall(truth, search(queries))
+            name,
+            lambda: search(blocks[next(turn) % len(blocks)]),
+            lambda: _recall(truth, np.concatenate([search(block) for block in blocks])),
         )
 
     return compare(
