@@ -10,7 +10,6 @@ takes one query a call, so it is compared with ours one a call, and ours in a ba
 from __future__ import annotations
 
 import os
-import struct
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import numpy as np
 
 from benchmarks.harness import Contender, Quality, Row, compare, ratios
 from benchmarks.sparse_corpus import TEXTS, Corpus
+from inlay.reproductions.indexes._pyseismic import Peer
 
 __all__ = ["PACKAGES", "TITLE", "measure"]
 
@@ -30,33 +30,6 @@ TARGETS = (0.90, 0.95, 0.99)
 SIZES = (50_000, 200_000)
 K = 10
 FOUND = Quality("accuracy@10", 0.01, at_least=True)
-
-
-class Peer:
-    """pyseismic-lsr with the parameters of ours; its inner format takes numbers for words."""
-
-    def __init__(self, path: Path, **settings: Any) -> None:
-        import seismic
-
-        self.index = seismic.SeismicIndexRaw.build(str(path), **settings)
-
-    @staticmethod
-    def write(rows: Any, path: Path) -> None:
-        with open(path, "wb") as file:
-            file.write(struct.pack("<I", len(rows)))
-            for begin, end in zip(rows.indptr[:-1].tolist(), rows.indptr[1:].tolist()):
-                file.write(struct.pack("<I", end - begin))
-                file.write(rows.indices[begin:end].astype("<i4").tobytes())
-                file.write(rows.data[begin:end].astype("<f4").tobytes())
-
-    def search(self, queries: list[tuple[np.ndarray, np.ndarray]], query_cut: int, heap_factor: float) -> np.ndarray:
-        found = [self.index.search(*query, K, query_cut, heap_factor, 0, True) for query in queries]
-        return np.array([[id for _, id in one] + [-1] * (K - len(one)) for one in found])
-
-    def nbytes(self, folder: Path) -> int:
-        """Bytes of its file."""
-        self.index.save(str(folder / "peer"))
-        return sum(file.stat().st_size for file in folder.glob("peer*"))
 
 
 def measure(quick: bool = False) -> Iterator[Row]:
@@ -127,20 +100,20 @@ def _target(
     found = _accuracy(truth, ours.search(queries, K, **how).ids)
     notes = {**how, "documents scored": round(ours.work(queries, K, **how).scored), "accuracy@10": round(found, 4)}
     if peer is not None:
+
+        def theirs() -> np.ndarray:
+            return peer.search(pairs, K, **how)
+
         yield compare(
             f"{name}: one query a call",
             Contender("inlay", lambda: [ours.search(one, K, **how) for one in single], lambda: found),
-            Contender(
-                "pyseismic-lsr", lambda: peer.search(pairs, **how), lambda: _accuracy(truth, peer.search(pairs, **how))
-            ),
+            Contender("pyseismic-lsr", theirs, lambda: _accuracy(truth, theirs())),
             quality=FOUND, per=n, unit="queries/s", budget=budget, notes=notes,
         )  # fmt: skip
         yield compare(
             f"{name}: batch of {n} (the peer one a call)",
             Contender("inlay", lambda: ours.search(queries, K, **how), lambda: found),
-            Contender(
-                "pyseismic-lsr", lambda: peer.search(pairs, **how), lambda: _accuracy(truth, peer.search(pairs, **how))
-            ),
+            Contender("pyseismic-lsr", theirs, lambda: _accuracy(truth, theirs())),
             quality=FOUND, per=n, unit="queries/s", budget=budget, notes=notes,
         )  # fmt: skip
     yield compare(

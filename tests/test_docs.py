@@ -29,21 +29,12 @@ from inlay.cli import COMMANDS
 from inlay.cli import inlay as root
 
 ROOT = Path(__file__).resolve().parent.parent
+GUIDES = (
+    "getting-started", "collections", "encoders", "evaluation", "indexes", "language-models", "tables", "words",
+)  # fmt: skip
 PAGES = [
     "README.md",
-    *(
-        f"docs/{name}.md"
-        for name in (
-            "getting-started",
-            "collections",
-            "encoders",
-            "evaluation",
-            "indexes",
-            "language-models",
-            "tables",
-            "words",
-        )  # fmt: skip
-    ),
+    *(f"docs/{name}.md" for name in GUIDES),
 ]
 ALL_PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"(?:^<!-- (not run|slow): (.+?) -->\n)?^```(\w+)\n(.*?)^```$", re.M | re.S)

@@ -238,8 +238,8 @@ class Encoder(Protocol):
 
     An encoder may also carry `spec`, keyword arguments from which `inlay.encoder(**spec)` makes it again (so that a
     collection reopens by itself), `expensive`: True where encoding is slow enough that a collection should make
-    vectors lazily, and `hybrid_surprise`, `hybrid_share`, `hybrid_floor`: how much its scores are worth beside BM25, and
-    which score counts as nothing (see `inlay.search.fuse`). All are optional.
+    vectors lazily, and `hybrid_surprise`, `hybrid_share`, `hybrid_floor`: how much its scores are worth beside BM25,
+    and which score counts as nothing (see `inlay.search.fuse`). All are optional.
     """
 
     space: Space

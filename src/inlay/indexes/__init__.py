@@ -4,6 +4,7 @@
 - `HNSW`: dense rows, approximate, by a graph (extra `hnsw`).
 - `Inverted`: sparse rows, exact, by posting lists; `Postings` are such lists ready made.
 - `Seismic`: sparse rows, approximate, by blocks of lists and their summaries.
+- `SparseGraph`: sparse rows, approximate, by a graph.
 - `MultiVector`: bags of token vectors, candidates by `MuveraFDE`, re-ranked by exact MaxSim. `Coded`: product codes.
 - `IVF`: dense rows in lists by nearest centre; `ESPN`: re-ranks what it finds by token vectors that are read from a
   `SlotFile` on disk while the lists are still scanned.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from inlay.indexes.multi_vector import MultiVector
     from inlay.indexes.seismic import Seismic
     from inlay.indexes.slot_file import SlotFile, Slots
+    from inlay.indexes.sparse_graph import SparseGraph
 
 __all__ = [
     "ESPN",
@@ -39,6 +41,7 @@ __all__ = [
     "Seismic",
     "SlotFile",
     "Slots",
+    "SparseGraph",
 ]
 
 _HOMES = {
@@ -54,6 +57,7 @@ _HOMES = {
     "Seismic": "seismic",
     "SlotFile": "slot_file",
     "Slots": "slot_file",
+    "SparseGraph": "sparse_graph",
 }
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -1,4 +1,4 @@
-"""Pictures of how losses fell: `docs/curves/<name>.svg`, drawn of what a result keeps as `curves`."""
+"""Pictures of how losses fell, or costs rose: `docs/curves/<name>.svg`, drawn of what a result keeps as `curves`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ __all__ = ["draw"]
 
 
 def draw(result: Result, path: str | Path) -> Path:
-    """Training loss against FLOPs, a line an arm. Files are the same for the same figures.
+    """A line an arm: training loss against FLOPs, or what `axes` among the figures says, {"x": …, "y": …, "log": bool}.
+
+    Files are the same for the same figures.
 
     Raises:
         MissingExtra: matplotlib is missing.
@@ -28,8 +30,12 @@ def draw(result: Result, path: str | Path) -> Path:
         axes = figure.subplots()
         for name, points in result.figures["curves"].items():
             axes.plot(*zip(*points, strict=True), label=name, linewidth=1.5)
-        axes.set_xlabel("training FLOPs")
-        axes.set_ylabel("training loss, nats a token")
+        said = result.figures.get("axes", {"x": "training FLOPs", "y": "training loss, nats a token", "log": False})
+        axes.set_xlabel(said["x"])
+        axes.set_ylabel(said["y"])
+        if said["log"]:
+            axes.set_xscale("log")
+            axes.set_yscale("log")
         axes.set_title(result.title, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)

@@ -139,7 +139,8 @@ def table(results: Iterable[Result]) -> str:
     for result in results:
         lines += ["", f"## {result.title}", "", f"{result.source}. Data: {result.data}.", "", result.detail]
         if "curves" in result.figures:
-            lines += ["", f"![Training loss against FLOPs: {result.title}](curves/{result.name}.svg)"]
+            axes = result.figures.get("axes", {"x": "FLOPs", "y": "Training loss"})
+            lines += ["", f"![{axes['y']} against {axes['x']}: {result.title}](curves/{result.name}.svg)"]
     return "\n".join(lines) + "\n"
 
 
