@@ -29,10 +29,11 @@ class Name(NamedTuple):
 NAMES = {
     "box": Name("box", "Box"),
     "bm25": Name("bm25", "BM25"),
-    "late-box": Name("late_box", "LateBox"),
     "numen": Name("numen", "Numen"),
     "static": Name("static", "Static.load", "path", "a folder with a token table"),
     "splade": Name("splade", "Splade", "path", "a folder with a SPLADE model"),
+    "late-box": Name("late_box", "LateBox"),
+    "colbert": Name("colbert", "ColBERT", "path", "a folder with a ColBERT model"),
     "onnx": Name("onnx", "Onnx", "path", "a folder or file with a transformer in ONNX"),
     "st": Name("sentence_transformers", "SentenceTransformers", "model", "a sentence-transformers model"),
     "openai": Name("endpoint", "Endpoint", "model", "a model of an OpenAI-compatible endpoint"),
@@ -43,9 +44,9 @@ def encoder(name: str | Encoder, **options: Any) -> Encoder:
     """Make an encoder.
 
     Args:
-        name: `box`, `bm25`, `numen`, `late-box`, `static:PATH`, `splade:PATH`, `onnx:PATH`, `st:NAME` or
-            `openai:MODEL`; options may follow as a query (`numen?dim=4096&n=3,4`). An encoder object is returned as
-            it is.
+        name: `box`, `bm25`, `numen`, `static:PATH`, `splade:PATH`, `late-box`, `colbert:PATH`, `onnx:PATH`, `st:NAME`
+            or `openai:MODEL`; options may follow as a query (`numen?dim=4096&n=3,4`). An encoder object is returned
+            as it is.
         options: keyword arguments of the encoder's class; the text after the colon may also be given as `path=` or
             `model=`. `encoder(**e.spec)` makes `e` again.
     """
