@@ -5,7 +5,7 @@
 - `BM25`: term weights (sparse), over the terms that an `Analyzer` makes of a text. `Numen`: hashed character n-grams.
   Neither needs a model.
 - `Splade`: learnt term weights (sparse), of a model that `inlay.training.Splade` trained.
-- `LateBox`: a vector for each token, of the model in the box.
+- `LateBox`: a vector for each token, of the model in the box. `ColBERT`: of a trained late-interaction model.
 - `Static`: mean of token rows from a table; thousands of texts a second.
 - `Onnx`, `SentenceTransformers`: transformers on this machine.
 - `Endpoint`: any OpenAI-compatible service.
@@ -23,6 +23,7 @@ from inlay.faces import lazy
 if TYPE_CHECKING:
     from inlay.encoders.analysis import Analyzer
     from inlay.encoders.bm25 import BM25
+    from inlay.encoders.colbert import ColBERT
     from inlay.encoders.endpoint import Endpoint
     from inlay.encoders.late_box import LateBox
     from inlay.encoders.names import encoder
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BM25",
     "Analyzer",
+    "ColBERT",
     "Endpoint",
     "LateBox",
     "Numen",
@@ -48,6 +50,7 @@ __all__ = [
 _HOMES = {
     "Analyzer": "analysis",
     "BM25": "bm25",
+    "ColBERT": "colbert",
     "Endpoint": "endpoint",
     "LateBox": "late_box",
     "Numen": "numen",
