@@ -111,6 +111,26 @@ def test_blocks_join(form, monkeypatch):
     np.testing.assert_allclose(whole, oracle(query, values, offsets), rtol=1e-4, atol=1e-4)
 
 
+@NUMBA
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_document_scores_the_same_wherever_it_lies(monkeypatch, dtype):
+    """Whole tiles are read in place, ends are copied: to the bit the same, also of rows that are not contiguous."""
+    monkeypatch.setattr(kernel, "compiled", lambda work: True)
+    tiled, offsets = bags_of([30, 1, 24, 5, 0, 47], 33)
+    values, query = tiled.astype(dtype), RNG.standard_normal((20, 33)).astype(np.float32)
+    whole = maxsim(query, values, offsets)
+    ids = np.array([5, 0, 4, 2, 2, 1, 3])
+    np.testing.assert_array_equal(maxsim(query, values, offsets, ids=ids), whole[ids])
+    wide = np.zeros((2 * len(values), 34), dtype=dtype)
+    wide[::2, :33] = values
+    np.testing.assert_array_equal(maxsim(query, wide[::2, :33], offsets), whole)
+    for low, high, score in zip(offsets, offsets[1:], whole):
+        for first in range(low, high):  # of the tokens from any one on, with tiles that begin elsewhere
+            parts = [maxsim(query[:1], values[a:b], np.array([0, b - a])) for a, b in ((low, first + 1), (first, high))]
+            assert max(parts) == maxsim(query[:1], values[low:high], np.array([0, high - low]))
+        assert (maxsim(query, values[low:high], np.array([0, high - low])) == score).all()
+
+
 def test_nothing_on_either_side(form):
     values, offsets = bags_of([2, 0], 4)
     assert maxsim(np.empty((0, 4), np.float32), values, offsets).tolist() == [0, -np.inf]

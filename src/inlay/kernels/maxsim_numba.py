@@ -1,10 +1,13 @@
 """Compiled form of MaxSim (see `maxsim.py`): documents pass a register tile whose lanes are query tokens.
 
-The query is turned once so that its tokens lie side by side, [dim, tokens], and stays in L1. A handful of document
-tokens is widened into a small block; each of its numbers is spread over a vector and multiplied with the query tokens'
-numbers of that dimension. So a sum never has to be folded across lanes, and the largest of each query token is a
-running maximum of whole vectors. int8 runs the same way with pairs of 16-bit numbers, which processors multiply and
-add two at a time (`pmaddwd`).
+The query is turned once so that its tokens lie side by side, [dim, tokens], and stays in L1. Each number of a handful
+of document tokens is spread over a vector and multiplied with the query tokens' numbers of that dimension. So a sum
+never has to be folded across lanes, and the largest of each query token is a running maximum of whole vectors. float32
+is read where it lies, all else is widened into a small block first. int8 runs the same way with pairs of 16-bit
+numbers, which processors multiply and add two at a time (`pmaddwd`).
+
+Memory is asked for a few bytes a step, tiles ahead: all lines of a tile at once would fill the queue of those that are
+on their way, and the processor would stand still until it drains.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from inlay.kernels.dense_numba import _FEATURES, AHEAD, LANES, _prefetch, _widen
+from inlay.kernels.dense_numba import _FEATURES, AHEAD, LANES, _widen
 
 __all__ = ["COLUMNS", "LANES", "score", "score_int8", "score_residual"]
 
@@ -31,24 +34,24 @@ _FLOAT, _WORD = ir.FloatType(), ir.IntType(32)
 def _tile_of(vectors: int, integers: bool) -> Callable[..., Any]:
     """Raise `best` float32 [tokens] by the dots of `TOKENS` document tokens with `vectors` · LANES query tokens.
 
-    It is called with the query [dim, tokens], the first of its columns, the block [TOKENS, dim], and a factor for each
-    document token, float32 [TOKENS]. Of integers, dim counts pairs of int16, the first in the lower half of an int32.
+    It is called with the query [dim, tokens], the first of its columns, the address of the tokens [TOKENS, dim], a
+    factor for each of them, float32 [TOKENS] or None, the address of what will be read, and how many bytes of that to
+    ask for a dimension. Of integers, dim counts pairs of int16, the first in the lower half of an int32.
     """
 
     @intrinsic
-    def tile(typingctx: Any, query: Any, column: Any, block: Any, factors: Any, best: Any) -> Any:
-        signature = types.void(query, column, block, factors, best)
+    def tile(typingctx: Any, query: Any, column: Any, block: Any, factors: Any, best: Any, soon: Any, step: Any) -> Any:
+        signature = types.void(query, column, block, factors, best, soon, step)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
             floats, words = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES)
             halves = ir.VectorType(ir.IntType(16), 2 * LANES)
             summed = words if integers else floats
             left = context.make_array(query)(context, builder, args[0])
-            right = context.make_array(block)(context, builder, args[2])
-            by = context.make_array(factors)(context, builder, args[3])
             target = context.make_array(best)(context, builder, args[4])
             dim, width = cgutils.unpack_tuple(builder, left.shape, 2)
             size = dim.type
+            tokens = builder.inttoptr(args[2], summed.element.as_pointer())
 
             def number(i: int) -> ir.Value:
                 return ir.Constant(size, i)
@@ -74,15 +77,24 @@ def _tile_of(vectors: int, integers: bool) -> Callable[..., Any]:
                 builder.module, ir.FunctionType(floats, [floats] * 3), f"llvm.fmuladd.v{LANES}f32"
             )
             totals = [cgutils.alloca_once_value(builder, ir.Constant(summed, None)) for _ in range(TOKENS * vectors)]
-            heads = [builder.gep(right.data, [builder.mul(number(i), dim)]) for i in range(TOKENS)]
+            byte = ir.IntType(8).as_pointer()
+            ask = builder.module.declare_intrinsic(
+                "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, _WORD, _WORD, _WORD])
+            )
+            read, into_l1, data = (ir.Constant(_WORD, i) for i in (0, 3, 1))
             with cgutils.for_range(builder, dim) as loop:
+                next_line = builder.add(args[5], builder.mul(loop.index, args[6]))
+                builder.call(ask, [builder.inttoptr(next_line, byte), read, into_l1, data])
                 line = builder.add(builder.mul(loop.index, width), args[1])
                 asked = [
                     builder.load(vector(left.data, builder.add(line, number(v * LANES)), summed), align=4)
                     for v in range(vectors)
                 ]
-                for i, head in enumerate(heads):
-                    x = spread(builder.load(builder.gep(head, [loop.index])), summed)
+                here = builder.gep(tokens, [loop.index])
+                # Hidden from LLVM, which would keep an address for each token, run out of registers, and spill sums.
+                apart = builder.asm(ir.FunctionType(size, [size]), "", "=r,0", [dim], True)
+                for i in range(TOKENS):
+                    x = spread(builder.load(builder.gep(here, [builder.mul(number(i), apart)])), summed)
                     for q, total in zip(asked, totals[i * vectors :]):
                         so_far = builder.load(total)
                         more = pairs(so_far, q, x) if integers else builder.call(multiply_add, [q, x, so_far])
@@ -93,8 +105,10 @@ def _tile_of(vectors: int, integers: bool) -> Callable[..., Any]:
                 for i in range(TOKENS):
                     total = builder.load(totals[i * vectors + v])
                     total = builder.sitofp(total, floats) if integers else total
-                    factor = spread(builder.load(builder.gep(by.data, [number(i)])), floats)
-                    total = builder.fmul(total, factor)
+                    if factors != types.none:
+                        by = context.make_array(factors)(context, builder, args[3])
+                        factor = spread(builder.load(builder.gep(by.data, [number(i)])), floats)
+                        total = builder.fmul(total, factor)
                     above = builder.fcmp_ordered(">", total, largest)
                     largest = builder.select(above, total, largest)
                 builder.store(largest, place, align=4)
@@ -123,12 +137,12 @@ def _copy_words(source, target):
 
 
 @njit(inline="always")
-def _soon(row, stop, offsets, ids, i, n):
-    """The token `row` of document i, or, past its end, one of the next document; so that memory is asked in time."""
-    if row < stop or i + 1 == n:
-        return min(row, stop - 1)
-    after = i + 1 if ids is None else ids[i + 1]
-    return max(min(offsets[after] + row - stop, offsets[after + 1] - 1), 0)
+def _soon(tile, start, stop, offsets, ids, i, n):
+    """First token of a document's tile, or, past its end, of the next document's; so that memory is asked in time."""
+    left = tile - (stop - start + TOKENS - 1) // TOKENS
+    if left < 0 or i + 1 == n:
+        return start + tile * TOKENS
+    return offsets[i + 1 if ids is None else ids[i + 1]] + left * TOKENS
 
 
 @njit(inline="always")
@@ -141,13 +155,20 @@ def _total(best, weights, tokens):
 
 
 @njit(inline="always")
-def _raise(query, block, factors, best):
+def _share(size, steps, width):
+    """Bytes to ask for a step, where all steps of all columns together are to ask for `size`."""
+    return -(-size // (steps * -(-width // COLUMNS)))
+
+
+@njit(inline="always")
+def _raise(query, block, factors, best, soon, step):
     """All query tokens past one tile of document tokens."""
-    width = query.shape[1]
+    dim, width = query.shape
     for column in range(0, width - LANES, COLUMNS):
-        _two_floats(query, column, block, factors, best)  # type: ignore[call-arg]
+        _two_floats(query, column, block, factors, best, soon, step)  # type: ignore[call-arg]
+        soon += dim * step
     if width % COLUMNS:
-        _one_float(query, width - LANES, block, factors, best)  # type: ignore[call-arg]
+        _one_float(query, width - LANES, block, factors, best, soon, step)  # type: ignore[call-arg]
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -160,8 +181,9 @@ def score(query, tokens, values, offsets, ids, out):
     dim, width = query.shape
     block, best = np.zeros((TOKENS, dim), np.float32), np.empty(width, np.float32)
     ones = np.ones(width, np.float32)
-    factors = np.ones(TOKENS, np.float32)
-    ahead = max(1, AHEAD // (dim * values.itemsize))
+    size = dim * values.itemsize
+    ahead, step = max(1, AHEAD // (TOKENS * size)), _share(TOKENS * size, dim, width)
+    there, here = np.int64(values.ctypes.data), np.int64(block.ctypes.data)
     for i in range(len(out)):
         document = i if ids is None else ids[i]
         start, stop = offsets[document], offsets[document + 1]
@@ -169,11 +191,14 @@ def score(query, tokens, values, offsets, ids, out):
             out[i] = -np.inf
             continue
         best[:] = -np.inf
-        for low in range(start, stop, TOKENS):
-            for t in range(TOKENS):  # at the end the last token is taken again, which changes no maximum
-                _prefetch(values, _soon(low + t + ahead, stop, offsets, ids, i, len(out)))  # type: ignore[call-arg]
-                _copy(values[min(low + t, stop - 1)], block[t])
-            _raise(query, block, factors, best)
+        for tile in range((stop - start + TOKENS - 1) // TOKENS):
+            low, soon = start + tile * TOKENS, _soon(tile + ahead, start, stop, offsets, ids, i, len(out))
+            at = there + low * size
+            if values.itemsize != 4 or low + TOKENS > stop:
+                at = here
+                for t in range(TOKENS):  # at the end the last token is taken again, which changes no maximum
+                    _copy(values[min(low + t, stop - 1)], block[t])
+            _raise(query, at, None, best, there + soon * size, step)
         out[i] = _total(best, ones, tokens)
 
 
@@ -189,7 +214,8 @@ def score_int8(query, steps, tokens, values, scales, offsets, ids, out):
     block, best = np.zeros((TOKENS, 2 * pairs), np.int16), np.empty(width, np.float32)
     words = block.view(np.int32)
     factors = np.empty(TOKENS, np.float32)
-    ahead = max(1, AHEAD // dim)
+    ahead, step = max(1, AHEAD // (TOKENS * dim)), _share(TOKENS * dim, pairs, width)
+    there, here = np.int64(values.ctypes.data), np.int64(words.ctypes.data)
     for i in range(len(out)):
         document = i if ids is None else ids[i]
         start, stop = offsets[document], offsets[document + 1]
@@ -197,16 +223,18 @@ def score_int8(query, steps, tokens, values, scales, offsets, ids, out):
             out[i] = -np.inf
             continue
         best[:] = -np.inf
-        for low in range(start, stop, TOKENS):
+        for tile in range((stop - start + TOKENS - 1) // TOKENS):
+            low = start + tile * TOKENS
+            soon = there + _soon(tile + ahead, start, stop, offsets, ids, i, len(out)) * dim
             for t in range(TOKENS):
                 row = min(low + t, stop - 1)
-                _prefetch(values, _soon(low + t + ahead, stop, offsets, ids, i, len(out)))  # type: ignore[call-arg]
                 _copy_words(values[row], block[t, :dim])
                 factors[t] = scales[row]
             for column in range(0, width - LANES, COLUMNS):
-                _two_words(query, column, words, factors, best)  # type: ignore[call-arg]
+                _two_words(query, column, here, factors, best, soon, step)  # type: ignore[call-arg]
+                soon += pairs * step
             if width % COLUMNS:
-                _one_word(query, width - LANES, words, factors, best)  # type: ignore[call-arg]
+                _one_word(query, width - LANES, here, factors, best, soon, step)  # type: ignore[call-arg]
         out[i] = _total(best, steps, tokens)
 
 
@@ -234,6 +262,7 @@ def score_residual(query, tokens, centroids, weights, near, codes, bits, unit, o
     block, best = np.zeros((TOKENS, dim), np.float32), np.empty(width, np.float32)
     ones = np.ones(width, np.float32)
     factors = np.ones(TOKENS, np.float32)
+    here = np.int64(block.ctypes.data)
     for i in range(len(out)):
         document = i if ids is None else ids[i]
         start, stop = offsets[document], offsets[document + 1]
@@ -247,5 +276,5 @@ def score_residual(query, tokens, centroids, weights, near, codes, bits, unit, o
                 square = _decode(centroids[near[row]], weights, codes[row], bits, block[t])
                 if unit:
                     factors[t] = np.float32(1) / np.sqrt(square) if square > 0 else np.float32(0)
-            _raise(query, block, factors, best)
+            _raise(query, here, factors, best, here, 0)  # codes are few bytes: nothing is asked for
         out[i] = _total(best, ones, tokens)
