@@ -1,138 +1,37 @@
 """Multi-vector rows on disk against rows in memory: what re-ranking costs when its documents must be read first.
 
-Documents have a CLS row of 128 numbers and 29 to 60 token rows of 32, which with float16 is one block of 4 KiB each.
-They are drawn from a seed: fields, themes around a field (100 documents each), documents around a theme, tokens around
-a document; a query takes 32 tokens of one document and its CLS row, and disturbs them. Every query finds `K` candidates
-by the same inverted lists; what differs is where their documents come from. Before each query the system is made to
-forget the file, so that every block comes from the disk; forgetting is not timed. Contenders take turns within each
-query. What is read from the slot file is also verified, which memory and the mapped file do not pay for.
+Documents are those of `inlay.reproductions.indexes._slots_corpus`, one block of 4 KiB each. Every query finds `K`
+candidates by the same inverted lists; what differs is where their documents come from. Before each query the system is
+made to forget the file, so that every block comes from the disk; forgetting is not timed. Contenders take turns within
+each query. What is read from the slot file is also verified, which memory and the mapped file do not pay for.
 
 How fast the disk is by itself comes first, because the other figures follow from it.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from benchmarks.harness import Quality, Ratios, Row, UnequalQuality, ratios
+from inlay.reproductions.indexes._slots_corpus import CLS, Corpus, InMemory, Mapped, disk_speed, drawn, mrr
 
 __all__ = ["PACKAGES", "TITLE", "measure"]
 
 TITLE = "Multi-vector rows on disk (ESPN)"
 PACKAGES = ("inlay", "numpy", "numba")
-CLS, BOW, QUERY = 128, 32, 32  # numbers of a CLS row and of a token, tokens of a query
 K, PARTIAL, STEP, PROBES = 200, 64, 0.3, 64
 ROUNDS = 9  # queries are parted into so many groups; each gives one ratio of medians
 
 SAME = Quality("overlap@10 with the re-rank in memory", 0.001)
 AS_GOOD = Quality("MRR@10", 0.01, at_least=True)
-
-
-class Corpus(NamedTuple):
-    """Documents and queries: each query's answer is the document it was made of."""
-
-    cls: np.ndarray
-    values: np.ndarray
-    offsets: np.ndarray
-    query_cls: np.ndarray
-    query_tokens: np.ndarray
-    answers: np.ndarray
-
-
-def drawn(documents: int, queries: int, seed: int = 0) -> Corpus:
-    """A corpus of float16 rows at length 1."""
-    random = np.random.default_rng(seed)
-    fields = _around(random, np.zeros((1, CLS), np.float32), documents // 2000, 1.0)
-    themes = _around(random, fields, documents // 100, 0.7)
-    to_tokens = random.standard_normal((CLS, BOW)).astype(np.float32) / CLS**0.5
-    counts = random.integers(29, 61, documents)  # 28 would be 2 KiB, and two documents share a block
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    values = np.empty((int(offsets[-1]), BOW), dtype=np.float16)
-    cls = np.empty((documents, CLS), dtype=np.float16)
-    for start in range(0, documents, 10_000):
-        stop = min(start + 10_000, documents)
-        topics = _around(random, themes, stop - start, 0.6)
-        cls[start:stop] = topics
-        around = np.repeat(topics @ to_tokens, counts[start:stop], axis=0)
-        values[offsets[start] : offsets[stop]] = _disturbed(random, around, 1.0)
-    answers = random.choice(documents, queries, replace=False)
-    picked = offsets[answers][:, None] + random.integers(0, counts[answers][:, None], (queries, QUERY))
-    tokens = _disturbed(random, values[picked].astype(np.float32), 2.2)
-    near = _disturbed(random, cls[answers].astype(np.float32), 1.8)
-    return Corpus(cls, values, offsets, near, tokens, answers)
-
-
-def _around(random: np.random.Generator, centres: np.ndarray, count: int, noise: float) -> np.ndarray:
-    return _disturbed(random, centres[random.integers(0, len(centres), count)], noise)
-
-
-def _disturbed(random: np.random.Generator, rows: np.ndarray, noise: float) -> np.ndarray:
-    """Rows moved by about `noise` times a length of 1 in any direction, and brought back to length 1."""
-    return _unit(rows + noise / rows.shape[-1] ** 0.5 * random.standard_normal(rows.shape, dtype=np.float32))
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-
-
-class InMemory:
-    """Search, then re-rank all candidates from arrays: what the others should come near to."""
-
-    def __init__(self, index: Any, corpus: Corpus) -> None:
-        self.index, self.corpus = index, corpus
-
-    def __call__(self, cls: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        from inlay.kernels.maxsim import maxsim
-
-        found = self.index.search(cls, K).ids[0]
-        found = found[found >= 0]
-        near = maxsim(tokens, self.corpus.values, self.corpus.offsets, ids=found)
-        near += self.corpus.cls[found].astype(np.float32) @ cls
-        return found[np.argsort(-near, kind="stable")]
-
-
-class Mapped:
-    """The same over the mapped slot file: MaxSim stops at every page that is not there."""
-
-    def __init__(self, index: Any, store: Any) -> None:
-        self.index = index
-        with open(store.path, "rb") as file:
-            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if hasattr(mmap, "MADV_RANDOM"):
-            self.map.madvise(mmap.MADV_RANDOM)
-        header = 8 + int.from_bytes(self.map[:8], "little")
-        blocks = np.frombuffer(self.map, np.float16, store.blocks * 2048, header)
-        self.rows = blocks.reshape(-1, BOW)
-        # A block is 64 rows: 4 of the CLS row, the tokens, and what is left over, each a "document" of the kernel.
-        tokens = store.tokens(np.arange(len(store)))
-        begin = np.arange(len(store)) * 64
-        self.offsets = np.append(np.stack([begin, begin + 4, begin + 4 + tokens], axis=1).ravel(), len(self.rows))
-
-    def __call__(self, cls: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        from inlay.kernels.maxsim import maxsim
-
-        found = self.index.search(cls, K).ids[0]
-        found = found[found >= 0]
-        # In the order of the file, which is the best that page faults can be given.
-        order = np.argsort(found)
-        near = np.empty(len(found), dtype=np.float32)
-        near[order] = maxsim(tokens, self.rows, self.offsets, ids=3 * found[order] + 1)
-        near += self.rows.reshape(-1, 64 * BOW)[found, :CLS].astype(np.float32) @ cls
-        return found[np.argsort(-near, kind="stable")]
-
-    def forget(self) -> None:
-        """Unmap the pages: what is mapped stays in memory."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self.map.madvise(mmap.MADV_DONTNEED)
 
 
 def measure(quick: bool = False) -> Iterator[Row]:
@@ -163,35 +62,21 @@ def measure(quick: bool = False) -> Iterator[Row]:
 
 def _disk(store: Any, rounds: int) -> Row:
     """Blocks a second: as the store reads them, and one after another."""
-    random = np.random.default_rng(1)
-    handle = os.open(store.path, os.O_RDONLY)
-    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-    ours, theirs = [], []
-    try:
-        for _ in range(rounds):
-            ids = np.sort(random.choice(store.blocks, 400, replace=False))
-            store.drop_cache()
-            began = time.perf_counter()
-            store.start(ids, lambda places, slots: None).wait()
-            ours.append(time.perf_counter() - began)
-            store.drop_cache()
-            began = time.perf_counter()
-            for block in ids.tolist():
-                os.pread(handle, 4096, (1 + block) * 4096)
-            theirs.append(time.perf_counter() - began)
-    finally:
-        os.close(handle)
+    ours, theirs, work = disk_speed(store, rounds)
     return Row(
         "random reads of 4 KiB, cold, 400 at a time", "pread one after another", "blocks/s",
-        400 / statistics.median(ours), 400 / statistics.median(theirs), ratios(ours, theirs),
-        notes={"threads that read": store.threads},
+        statistics.median(ours), statistics.median(theirs), ratios(theirs, ours),
+        notes={
+            "threads that read": store.threads,
+            "µs of a processor for a block": round(1e6 * statistics.median(work), 1),
+        },
     )  # fmt: skip
 
 
 def _compared(how: str, index: Any, store: Any, corpus: Corpus) -> Iterator[Row]:
     from inlay.indexes.espn import ESPN
 
-    mapped = Mapped(index, store)
+    mapped = Mapped(index, store, K)
     ahead = ESPN(index, store, candidates=K, rerank=None, step=STEP)
     partial = ESPN(index, store, candidates=K, rerank=PARTIAL, step=STEP)
     after = ESPN(index, store, candidates=K, rerank=None, step=0)
@@ -200,7 +85,7 @@ def _compared(how: str, index: Any, store: Any, corpus: Corpus) -> Iterator[Row]
         return lambda cls, tokens: pipeline.search(cls, tokens, 10).ids[0]
 
     ways = {
-        "all in memory": InMemory(index, corpus),
+        "all in memory": InMemory(index, corpus, K),
         "mapped file, page faults": mapped,
         "read after the search": piped(after),
         "read ahead": piped(ahead),
@@ -224,7 +109,7 @@ def _compared(how: str, index: Any, store: Any, corpus: Corpus) -> Iterator[Row]
             best[name].append(found[:10].tolist())
     whole = best["all in memory"]
     overlap = {name: float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(best[name], whole)])) for name in ways}
-    mrr = {name: _mrr(best[name], corpus.answers) for name in ways}
+    mrr = {name: mrr(best[name], corpus.answers) for name in ways}
     for ours, pipeline, peers, quality, values in (
         ("read ahead", ahead, names[:3], SAME, overlap),
         ("read ahead, 64 re-ranked", partial, [*names[:2], "read ahead"], AS_GOOD, mrr),
@@ -268,8 +153,3 @@ def _by_round(ours: list[float], theirs: list[float]) -> Ratios:
 
 def _p99(seconds: list[float]) -> float:
     return 1e3 * float(np.quantile(seconds, 0.99))
-
-
-def _mrr(found: list[list[int]], answers: np.ndarray) -> float:
-    ranks = [row.index(answer) + 1 if answer in row else 0 for row, answer in zip(found, answers.tolist())]
-    return float(np.mean([1 / rank if rank else 0.0 for rank in ranks]))

@@ -17,6 +17,8 @@ from inlay.indexes.seismic import Seismic
 from inlay.indexes.seismic_segment import kept
 from inlay.kernels import seismic as searching
 from inlay.kernels import seismic_blocks as building
+from inlay.kernels import seismic_components as components
+from inlay.kernels.seismic_components import CODES, coded, coded_plain, plain
 from inlay.types import Index, Sparse
 
 pytest.importorskip("numba")
@@ -31,6 +33,7 @@ def by_compiler(fast):
     with (
         mock.patch.object(building, "compiled", return_value=fast),
         mock.patch.object(searching, "compiled", return_value=fast),
+        mock.patch.object(components, "compiled", return_value=fast),
     ):
         yield
 
@@ -146,9 +149,10 @@ def decoded(arrays, column):
     """Summaries of a list's blocks as they are read: float32 [blocks, columns]; and its blocks' rows."""
     first, last = arrays.lists[column], arrays.lists[column + 1]
     summaries = np.zeros((last - first, len(arrays.lists) - 1), dtype=np.float32)
-    low, high = arrays.present[column], arrays.present[column + 1]
-    starts = [*(arrays.entries[column] + arrays.entry_starts[low:high]).tolist(), arrays.entries[column + 1]]
-    for component, begin, end in zip(arrays.components[low:high], starts[:-1], starts[1:]):
+    low, high = arrays.groups[column], arrays.groups[column + 1]
+    its_codes = arrays.codes[low * CODES : high * CODES]
+    for component, start, count in zip(*plain(arrays.bases[low:high], arrays.firsts[low:high], its_codes)):
+        begin, end = arrays.entries[column] + start, arrays.entries[column] + start + count
         its = arrays.entry_blocks[begin:end]
         step, minimum = arrays.scales[first + its].T
         summaries[its, component] = step * arrays.entry_codes[begin:end] + minimum
@@ -185,6 +189,49 @@ def test_summaries_keep_the_largest_weights_until_they_hold_the_energy(rng, form
             kept_ones = summaries[b] > 0
             assert kept_ones.sum() == n
             assert np.sort(highest[kept_ones])[::-1].tolist() == falling[:n].tolist()
+
+
+@pytest.mark.parametrize("width", [5, 70, 600, 70_000])
+def test_columns_in_bytes_come_back(rng, width):
+    """Gaps that need bridging, gaps that begin a group, counts beyond three, lists without any; both forms."""
+    for most in (2, 9, 400):
+        sizes = np.where(rng.random(30) < 0.8, rng.integers(0, min(width, 60), 30), 0)
+        columns = np.concatenate([np.sort(rng.choice(width, n, replace=False)) for n in sizes]).astype(np.int32)
+        counts = rng.integers(1, most, len(columns))
+        with by_compiler(True):
+            made = coded(sizes, columns, counts)
+        for one, other in zip(made, coded_plain(sizes, columns, counts)):
+            assert one.dtype == other.dtype
+            assert np.array_equal(one, other)
+        groups, ends = np.append(0, np.cumsum(made.list_groups)), np.append(0, np.cumsum(sizes))
+        assert len(made.codes) == groups[-1] * CODES
+        for i in range(len(sizes)):
+            span, its = slice(*groups[i : i + 2]), slice(*ends[i : i + 2])
+            back = plain(made.bases[span], made.firsts[span], made.codes[groups[i] * CODES : groups[i + 1] * CODES])
+            assert back[0].tolist() == columns[its].tolist()
+            assert back[1].tolist() == (np.cumsum(counts[its]) - counts[its]).tolist()
+            assert back[2].tolist() == counts[its].tolist()
+    assert all(len(part) == 0 for part in coded_plain(np.zeros(0, np.int64), columns[:0], counts[:0]))
+
+
+def test_lists_of_more_blocks_than_a_byte_names(rng):
+    """A list of hundreds of blocks beside a short one, searched without leaving anything out and with."""
+    dense = np.eye(700, dtype=np.float32)[:, np.arange(700)] * 4  # so that each row is nearest to itself
+    dense = np.hstack([np.ones((700, 1)), rng.integers(0, 3, (700, 1)) * (np.arange(700) < 50)[:, None], dense])
+    queries = rng.integers(0, 3, (6, 702)) * (rng.random((6, 702)) < 0.1)
+    queries[:, :2] = 1
+    brute, found = Inverted(), {}
+    brute.add(Sparse.from_dense(dense))
+    for name, fast in FORMS.items():
+        with by_compiler(fast):
+            index = index_of(dense, centroid_fraction=1.0, min_cluster_size=0, **EVERYTHING)
+            arrays = index.segments[0].arrays
+            assert np.diff(arrays.lists)[0] > 256 >= np.diff(arrays.lists)[1]
+            assert np.diff(arrays.highs)[0] == np.diff(arrays.entries)[0] > np.diff(arrays.highs)[1] == 0
+            exact = index.search(Sparse.from_dense(queries), 9, **EXHAUSTIVE)
+            assert same(exact, brute.search(Sparse.from_dense(queries), 9))
+            found[name] = index.search(Sparse.from_dense(queries), 9, query_cut=2, heap_factor=1.0)
+    assert same(*found.values())
 
 
 def test_small_clusters_are_dissolved(rng, form):

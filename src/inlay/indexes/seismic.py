@@ -20,6 +20,7 @@ from inlay.errors import BadInput
 from inlay.indexes.flat import checked_k, checked_mask
 from inlay.indexes.seismic_file import read, write
 from inlay.indexes.seismic_segment import Pruning, Segment
+from inlay.kernels.seismic import ranked, sound
 from inlay.types import Neighbours, Sparse
 
 __all__ = ["Seismic", "Work"]
@@ -286,14 +287,22 @@ class Seismic:
         self, queries: Any, k: int, allow: Any, query_cut: int | None, heap_factor: float, n_knn: int | None,
         first_sorted: bool,
     ) -> tuple[Neighbours, np.ndarray]:  # fmt: skip
-        queries, k = _checked(queries, "query", LARGEST["float32"]), checked_k(k)
+        queries, k = Sparse.of(queries), checked_k(k)
         cut = 1 << 62 if query_cut is None else _integer("query_cut", query_cut, 1)
         heap_factor = _number("heap_factor", heap_factor, 0.0, float("inf"))
         n_knn = self.settings["knn"] if n_knn is None else _integer("n_knn", n_knn, 0)
-        segments = self.segments
-        allow = checked_mask(allow, len(self))
+        segments, work = self.segments, np.zeros(3, dtype=np.int64)
+        if len(segments) == 1 and allow is None:
+            scores, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+            if segments[0].answer(
+                queries, scores, ids, work, largest=LARGEST["float32"], query_cut=cut, heap_factor=heap_factor,
+                first_sorted=bool(first_sorted), n_knn=n_knn,
+            ):  # fmt: skip
+                return Neighbours(scores, ids), work
+        queries = _checked(queries, "query", LARGEST["float32"])
+        allow = None if allow is None else checked_mask(allow, len(self))
         best, sizes, base = self._room(len(queries), k)
-        work, first = np.zeros(3, dtype=np.int64), 0
+        first = 0
         for segment in segments:
             its = None if allow is None else allow[first : first + len(segment)]
             segment.search(
@@ -311,21 +320,14 @@ class Seismic:
     def _neighbours(self, best: np.ndarray, k: int, segments: list[Segment]) -> Neighbours:
         """What heaps hold, best first."""
         best.sort(axis=1)
-        found = best[:, ::-1]
-        slots = 0xFFFFFFFF - found.astype(np.uint32)  # the lower half
-        scores, ids = (found >> 32).astype(np.uint32).view(np.float32), np.full(found.shape, -1, dtype=np.int64)
+        scores, ids = np.empty((len(best), k), dtype=np.float32), np.empty((len(best), k), dtype=np.int64)
         base, first = 0, 0
+        if not segments:
+            scores[:], ids[:] = -np.inf, -1
         for segment in segments:
-            here = (found > 0) & (slots >= base) & (slots < base + segment.slots)
-            at = slots[here] - np.uint32(base)
-            ids[here] = np.searchsorted(segment.arrays.starts, at, side="right") + (first - 1)
+            ranked(best, segment.arrays.starts, base, first, scores, ids)
             base += segment.slots
             first += len(segment)
-        scores[ids < 0] = -np.inf
-        if found.shape[1] < k:
-            short = len(found), k - found.shape[1]
-            scores = np.concatenate([scores, np.full(short, -np.inf, dtype=np.float32)], axis=1)
-            ids = np.concatenate([ids, np.full(short, -1, dtype=np.int64)], axis=1)
         return Neighbours(scores, ids)
 
     def _setting(self, recall: float) -> tuple[int, float]:
@@ -349,11 +351,13 @@ def _checked(vectors: Any, what: str, largest: float, needs: str = "Seismic's su
     """Sparse rows with ascending columns and weights of 0 to `largest`, or an error that names the first offender."""
     rows = Sparse.of(vectors)
     data, indices, indptr = rows.data, rows.indices, rows.indptr
+    if sound(indptr, indices, data, largest):
+        return rows
 
     def row(bad: np.ndarray) -> int:
         return int(np.searchsorted(indptr, np.flatnonzero(bad)[0], side="right")) - 1
 
-    if len(data) and not (data.min() >= 0 and data.max() <= largest):  # neither holds with NaN
+    if not (data.min() >= 0 and data.max() <= largest):
         bad = ~np.isfinite(data)
         if bad.any():
             raise BadInput(f"{what} {row(bad)} holds NaN or infinity; sparse rows must be finite")
@@ -367,18 +371,13 @@ def _checked(vectors: Any, what: str, largest: float, needs: str = "Seismic's su
         raise BadInput(
             f"{what} {row(bad)} has the weight {data[bad][0]:g}; float16 ends at 65504, use values='float32'"
         )
-    if len(indices) and indices.dtype.kind not in "iu":
+    if indices.dtype.kind not in "iu":
         raise BadInput(f"columns must be integers, got {indices.dtype}")
-    if len(indices) and indices.min() < 0:
+    if indices.min() < 0:
         raise BadInput(f"columns must not be negative, got {indices.min()}")
-    ascends = indices[1:] > indices[:-1]
-    if not ascends.all():
-        starts = indptr[1:-1]
-        ascends[starts[(starts > 0) & (starts < len(indices))] - 1] = True  # between two rows nothing is asked
-        if not ascends.all():
-            bad = np.concatenate([ascends, [True]])
-            raise BadInput(f"columns of {what} {row(~bad)} do not ascend; sort them and sum duplicates first")
-    return rows
+    descends = np.append(indices[1:] <= indices[:-1], False)
+    descends[indptr[1:-1][indptr[1:-1] > 0] - 1] = False  # between two rows nothing is asked
+    raise BadInput(f"columns of {what} {row(descends)} do not ascend; sort them and sum duplicates first")
 
 
 def _integer(name: str, value: Any, least: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from inlay.kernels import postings as columns_of
 from inlay.kernels import seismic as kernel
 from inlay.kernels.seismic import LANES, Arrays, Scratch
 from inlay.kernels.seismic_blocks import Blocks, block, heads
+from inlay.kernels.seismic_components import coded
 from inlay.types import Sparse
 
 __all__ = ["Pruning", "Segment", "kept"]
@@ -21,6 +22,7 @@ Pruning: TypeAlias = Literal["global", "fixed", "mass"]
 ROWS_AT_ONCE = 1 << 16
 POSTINGS_AT_ONCE = 1 << 18  # a share of the work of a build
 FEW_COLUMNS = 1 << 26  # numbers of columns up to which they are counted in a table
+NARROW = 256  # blocks of a list up to which an entry names its block in one byte
 GRAPH_CUT, GRAPH_HEAP_FACTOR = 10, 0.7
 
 
@@ -50,7 +52,18 @@ class Segment:
         """Bytes of each part."""
         a = self.arrays
         parts = {
-            "summaries": (a.scales, a.present, a.components, a.entries, a.entry_starts, a.entry_blocks, a.entry_codes),
+            "summaries": (
+                a.scales,
+                a.groups,
+                a.bases,
+                a.firsts,
+                a.codes,
+                a.entries,
+                a.entry_blocks,
+                a.entry_codes,
+                a.highs,
+                a.entry_highs,
+            ),
             "postings": (a.lists, a.blocks, a.postings),
             "forward": (a.starts, a.ids, a.numbers, self.dims),
             "graph": (a.graph,),
@@ -75,11 +88,12 @@ class Segment:
         full = rows.indptr, columns, rows.data
         largest = heads(*full, doc_cut)
 
-        def blocked(share: tuple[int, int]) -> Blocks:
-            return block(
+        def blocked(share: tuple[int, int]) -> _Part:
+            made = block(
                 *share, (lists, members), full, largest, centroid_fraction=centroid_fraction,
                 min_cluster_size=min_cluster_size, summary_energy=summary_energy, seed=seed,
             )  # fmt: skip
+            return _Part.of(made)
 
         if threads == 1:
             parts = list(map(blocked, _shares(lists)))
@@ -115,18 +129,31 @@ class Segment:
             allowed[self.arrays.starts[:-1][some]] = True
         scratch = self._scratch()
         kernel.search(
-            self.arrays, base, queries.indptr, self._local(queries.indices), queries.data, query_cut=query_cut,
-            heap_factor=heap_factor, first_sorted=first_sorted, n_knn=min(n_knn, self.arrays.graph.shape[1]),
-            allowed=allowed, scratch=scratch, best=best, sizes=sizes, work=work,
+            self.arrays, base, self.dims, queries.indptr, queries.indices, queries.data,
+            query_cut=query_cut, heap_factor=heap_factor, first_sorted=first_sorted,
+            n_knn=min(n_knn, self.arrays.graph.shape[1]), allowed=allowed, scratch=scratch, best=best, sizes=sizes,
+            work=work,
         )  # fmt: skip
         self._spare.append(scratch)
+
+    def answer(
+        self, queries: Sparse, scores: np.ndarray, ids: np.ndarray, work: np.ndarray, *, n_knn: int, **how: Any
+    ) -> bool:  # fmt: skip
+        """Search as the only segment; see `inlay.kernels.seismic.answer`."""
+        scratch = self._scratch()
+        n_knn = min(n_knn, self.arrays.graph.shape[1])
+        done = kernel.answer(
+            self.arrays, self.dims, queries, n_knn=n_knn, scratch=scratch, scores=scores, ids=ids, work=work, **how
+        )
+        self._spare.append(scratch)
+        return done
 
     def scan(self, base: int, queries: Sparse, best: np.ndarray, sizes: np.ndarray) -> None:
         """The same by reading every row: exact."""
         scratch = self._scratch()
         kernel.scan(
-            self.arrays, base, queries.indptr, self._local(queries.indices), queries.data, scratch=scratch, best=best,
-            sizes=sizes,
+            self.arrays, base, self.dims, queries.indptr, queries.indices, queries.data,
+            scratch=scratch, best=best, sizes=sizes,
         )  # fmt: skip
         self._spare.append(scratch)
 
@@ -136,16 +163,6 @@ class Segment:
             return self._spare.pop()
         except IndexError:
             return Scratch.of(self.arrays)
-
-    def _local(self, indices: np.ndarray) -> np.ndarray:
-        """Column of each dimension, int64; -1 where there is none."""
-        indices = indices.astype(np.int64, copy=False)
-        if not len(self.dims):
-            return np.full(len(indices), -1, dtype=np.int64)
-        if self.dims[-1] == len(self.dims) - 1:  # without a gap
-            return np.where(indices < len(self.dims), indices, -1)
-        local = np.minimum(np.searchsorted(self.dims, indices), len(self.dims) - 1)
-        return np.where(self.dims[local] == indices, local, -1)
 
     def _neighbours(self, knn: int, rows: Sparse) -> np.ndarray:
         """The graph: of each row the `knn` that a search for it finds, uint32 [rows, knn]."""
@@ -252,7 +269,37 @@ def _shares(lists: np.ndarray) -> Iterator[tuple[int, int]]:
     return zip(ends[:-1], ends[1:])
 
 
-def _assembled(parts: list[Blocks], starts: np.ndarray, ids: np.ndarray, numbers: np.ndarray) -> Arrays:
+class _Part(NamedTuple):
+    """Some lists as they are kept: what `Arrays` has of them, list by list."""
+
+    members: np.ndarray  # int32 [postings], rows
+    list_blocks: np.ndarray
+    block_sizes: np.ndarray
+    scales: np.ndarray
+    list_groups: np.ndarray
+    bases: np.ndarray
+    firsts: np.ndarray
+    codes: np.ndarray
+    list_entries: np.ndarray
+    entry_blocks: np.ndarray
+    entry_codes: np.ndarray
+    list_highs: np.ndarray
+    entry_highs: np.ndarray
+
+    @classmethod
+    def of(cls, made: Blocks) -> _Part:
+        ends = np.append(0, np.cumsum(made.entry_counts))
+        list_entries = np.diff(ends[np.append(0, np.cumsum(made.list_components))])
+        wide = made.list_blocks > NARROW
+        highs = made.entry_blocks[np.repeat(wide, list_entries)] >> 8 if wide.any() else np.empty(0, np.uint16)
+        return cls(
+            *made[:4], *coded(made.list_components, made.components, made.entry_counts), list_entries,
+            made.entry_blocks.astype(np.uint8), made.entry_codes, np.where(wide, list_entries, 0),
+            highs.astype(np.uint8),
+        )  # fmt: skip
+
+
+def _assembled(parts: list[_Part], starts: np.ndarray, ids: np.ndarray, numbers: np.ndarray) -> Arrays:
     """The arrays of a segment without a graph."""
 
     def joined(name: str, like: Any) -> np.ndarray:
@@ -264,8 +311,6 @@ def _assembled(parts: list[Blocks], starts: np.ndarray, ids: np.ndarray, numbers
     members = joined("members", np.empty(0, np.int32))
     postings = starts[members].astype(np.uint64) << np.uint64(16)
     postings |= (starts[members + 1] - starts[members]).astype(np.uint64)
-    present, entry_ends = ends("list_components"), ends("entry_counts")
-    entries = entry_ends[present]
     return Arrays(
         starts=starts,
         ids=ids,
@@ -274,12 +319,15 @@ def _assembled(parts: list[Blocks], starts: np.ndarray, ids: np.ndarray, numbers
         blocks=ends("block_sizes"),
         postings=postings,
         scales=joined("scales", np.empty((0, 2), np.float32)),
-        present=present,
-        components=joined("components", np.empty(0, np.int32)).astype(ids.dtype),
-        entries=entries,
-        entry_starts=(entry_ends[:-1] - np.repeat(entries[:-1], np.diff(present))).astype(np.uint32),
-        entry_blocks=joined("entry_blocks", np.empty(0, np.uint16)),
+        groups=ends("list_groups"),
+        bases=joined("bases", np.empty(0, np.int32)).astype(ids.dtype),
+        firsts=joined("firsts", np.empty(0, np.uint32)),
+        codes=joined("codes", np.empty(0, np.uint8)),
+        entries=ends("list_entries"),
+        entry_blocks=joined("entry_blocks", np.empty(0, np.uint8)),
         entry_codes=joined("entry_codes", np.empty(0, np.uint8)),
+        highs=ends("list_highs"),
+        entry_highs=joined("entry_highs", np.empty(0, np.uint8)),
         graph=np.empty((len(starts) - 1, 0), dtype=np.uint32),
     )
 

@@ -16,8 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from inlay.kernels import compiled
+from inlay.kernels.seismic_components import CODES, plain
+from inlay.types import Sparse
 
-__all__ = ["LANES", "Arrays", "Scratch", "scan", "search"]
+__all__ = ["LANES", "Arrays", "Scratch", "answer", "ranked", "scan", "search", "sound"]
 
 LANES = 8  # numbers of a slot
 
@@ -35,12 +37,15 @@ class Arrays(NamedTuple):
     blocks: np.ndarray  # int64 [blocks + 1], postings of each block
     postings: np.ndarray  # uint64 [postings]
     scales: np.ndarray  # float32 [blocks, 2]: what a step of the summary's codes is worth, and what code 0 stands for
-    present: np.ndarray  # int64 [columns + 1], components of each list
-    components: np.ndarray  # uint16 or uint32 [components], ascending in a list: columns that its summaries have
+    groups: np.ndarray  # int64 [columns + 1], groups of each list: see `inlay.kernels.seismic_components`
+    bases: np.ndarray  # uint16 or uint32 [groups], from which the columns of a group count
+    firsts: np.ndarray  # uint32 [groups], first entry of each, counted from the list's first
+    codes: np.ndarray  # uint8 [groups · CODES], the columns that a list's summaries have
     entries: np.ndarray  # int64 [columns + 1], entries of each list
-    entry_starts: np.ndarray  # uint32 [components], first entry of each, counted from the list's first
-    entry_blocks: np.ndarray  # uint16 [entries], block, counted from the list's first
+    entry_blocks: np.ndarray  # uint8 [entries], block, counted from the list's first; the lower byte
     entry_codes: np.ndarray  # uint8 [entries]
+    highs: np.ndarray  # int64 [columns + 1], upper bytes of each list
+    entry_highs: np.ndarray  # uint8, the upper bytes in lists of more than 256 blocks; others have none
     graph: np.ndarray  # uint32 [rows, neighbours]; the number of rows where there is no further one
 
 
@@ -66,8 +71,9 @@ class Scratch(NamedTuple):
 def search(
     arrays: Arrays,
     base: int,
+    dims: np.ndarray,
     offsets: np.ndarray,
-    columns: np.ndarray,
+    indices: np.ndarray,
     weights: np.ndarray,
     *,
     query_cut: int,
@@ -85,8 +91,9 @@ def search(
     Args:
         arrays: the segment.
         base: number of its first slot among the slots of all segments.
+        dims: int64 [columns] ascending, the dimension that each column stands for.
         offsets: int64 [queries + 1].
-        columns: int64 [terms], ascending in a query; negative ones match nothing.
+        indices: integers [terms], dimensions, ascending in a query.
         weights: float32 [terms], not negative.
         query_cut: lists to read, those of the largest weights.
         heap_factor: a block whose summary comes to less than this times the worst of the k best is skipped.
@@ -98,14 +105,16 @@ def search(
         sizes: int64 [queries], how many of them there are. Updated.
         work: int64 [3], to which rows scored, summary entries read and blocks entered are added.
     """
-    if compiled(0) or compiled((len(offsets) - 1) * 200_000):
+    if _fast((len(offsets) - 1) * 200_000):
         from inlay.kernels.seismic_numba import search_compiled
 
         search_compiled(
-            _numbered(arrays), base, offsets, columns, weights, query_cut, np.float32(heap_factor), first_sorted, n_knn,
-            _EVERY if allowed is None else allowed, scratch, best, sizes, work,
+            base, dims, offsets, indices, weights, query_cut, np.float32(heap_factor), first_sorted, n_knn,
+            _EVERY if allowed is None else allowed, best, sizes, work, -1.0, _NO_SCORES, _NO_IDS, tuple(scratch),
+            *_numbered(arrays),
         )  # fmt: skip
         return
+    columns = _columns(indices, dims)
     for q in range(len(offsets) - 1):
         span = slice(offsets[q], offsets[q + 1])
         known = (columns[span] >= 0) & (weights[span] > 0)
@@ -119,13 +128,22 @@ def search(
 
 
 _EVERY = np.zeros(0, dtype=np.bool_)
+_NO_SCORES, _NO_IDS = np.zeros((0, 0), dtype=np.float32), np.zeros((0, 0), dtype=np.int64)
+_done = 0  # work so far in this process: queries come one a call
+
+
+def _fast(work: int) -> bool:
+    global _done
+    _done += work
+    return compiled(_done)
 
 
 def scan(
     arrays: Arrays,
     base: int,
+    dims: np.ndarray,
     offsets: np.ndarray,
-    columns: np.ndarray,
+    indices: np.ndarray,
     weights: np.ndarray,
     *,
     scratch: Scratch,
@@ -136,8 +154,9 @@ def scan(
     if compiled((len(offsets) - 1) * arrays.ids.size):
         from inlay.kernels.seismic_numba import scan_compiled
 
-        scan_compiled(_numbered(arrays), base, offsets, columns, weights, scratch, best, sizes)
+        scan_compiled(base, dims, offsets, indices, weights, best, sizes, tuple(scratch), *_numbered(arrays))
         return
+    columns = _columns(indices, dims)
     every = np.flatnonzero(np.diff(arrays.starts))
     for q in range(len(offsets) - 1):
         span = slice(offsets[q], offsets[q + 1])
@@ -152,11 +171,100 @@ def scan(
         scratch.query[columns[span][known]] = 0
 
 
-def _numbered(arrays: Arrays) -> Arrays:
-    """Half precision as its bits: numba has no such type."""
+def sound(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, largest: float) -> bool:
+    """Whether weights are from 0 to `largest` and columns not negative and ascending in each row."""
+    if _usual(indptr, indices, data) and compiled(len(data)):
+        from inlay.kernels.seismic_numba import sound_compiled
+
+        return sound_compiled(indptr, indices, data, largest)
+    if not len(data):
+        return True
+    if not (data.min() >= 0 and data.max() <= largest):  # neither holds with NaN
+        return False
+    if indices.dtype.kind not in "iu" or indices.min() < 0:
+        return False
+    ascends = indices[1:] > indices[:-1]
+    starts = indptr[1:-1]
+    ascends[starts[(starts > 0) & (starts < len(indices))] - 1] = True  # between two rows nothing is asked
+    return bool(ascends.all())
+
+
+def answer(
+    arrays: Arrays,
+    dims: np.ndarray,
+    queries: Sparse,
+    *,
+    largest: float,
+    query_cut: int,
+    heap_factor: float,
+    first_sorted: bool,
+    n_knn: int,
+    scratch: Scratch,
+    scores: np.ndarray,
+    ids: np.ndarray,
+    work: np.ndarray,
+) -> bool:
+    """`sound`, `search` and `ranked` for an index of one segment, in one call where that can be; else False.
+
+    A query's own work is some ten microseconds, and between two of them Python's code has left the caches: what it
+    does counts more than what it computes.
+    """
+    if not _usual(queries.indptr, queries.indices, queries.data) or not _fast(len(queries) * 200_000):
+        return False
+    from inlay.kernels.seismic_numba import search_compiled
+
+    n, k = scores.shape
+    best = np.zeros((n, max(1, min(k, len(arrays.starts) - 1))), dtype=np.uint64)
+    return search_compiled(
+        0, dims, queries.indptr, queries.indices, queries.data, query_cut, np.float32(heap_factor), first_sorted, n_knn,
+        _EVERY, best, np.zeros(n, dtype=np.int64), work, largest, scores, ids, tuple(scratch), *_numbered(arrays),
+    )  # fmt: skip
+
+
+def _usual(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray) -> bool:
+    """Whether these are of types that the compiled forms are compiled for already."""
+    return data.dtype == np.float32 and indices.dtype.kind == "i" and indptr.dtype == np.int64
+
+
+def ranked(best: np.ndarray, starts: np.ndarray, base: int, first: int, scores: np.ndarray, ids: np.ndarray) -> None:
+    """Write the rows of one segment to their places among the best; that of the first, all other places too.
+
+    Args:
+        best: uint64 [queries, at most k], keys as `search` leaves them, ascending in each row.
+        starts: uint32 [rows + 1], of the segment's rows.
+        base: number of its first slot.
+        first: id of its first row.
+        scores: float32 [queries, k], best first. Updated.
+        ids: int64 [queries, k]. Updated. What is not found is -1, with score -inf.
+    """
+    if compiled(20 * best.size):
+        from inlay.kernels.seismic_numba import ranked_compiled
+
+        ranked_compiled(best, starts, base, first, scores, ids)
+        return
+    if not first:
+        scores[:], ids[:] = -np.inf, -1
+    found = best[:, ::-1]
+    slots = 0xFFFFFFFF - (found & np.uint64(0xFFFFFFFF)).astype(np.int64) - base
+    query, place = np.nonzero((found > 0) & (slots >= 0) & (slots < int(starts[-1])))
+    at = slots[query, place].astype(np.uint32)
+    ids[query, place] = np.searchsorted(starts, at, side="right") + (first - 1)
+    scores[query, place] = (found[query, place] >> np.uint64(32)).astype(np.uint32).view(np.float32)
+
+
+def _columns(indices: np.ndarray, dims: np.ndarray) -> np.ndarray:
+    """Column of each dimension, int64; -1 where there is none."""
+    if not len(dims):
+        return np.full(len(indices), -1, dtype=np.int64)
+    local = np.minimum(np.searchsorted(dims, indices), len(dims) - 1)
+    return np.where(dims[local] == indices, local, -1)
+
+
+def _numbered(arrays: Arrays) -> tuple[np.ndarray, ...]:
+    """Half precision as its bits, for numba has no such type; and a plain tuple, which it takes apart faster."""
     if arrays.numbers.dtype != np.float16:
-        return arrays
-    return Arrays(*arrays[:2], arrays.numbers.view(np.uint16), *arrays[3:])
+        return tuple(arrays)
+    return *arrays[:2], arrays.numbers.view(np.uint16), *arrays[3:]
 
 
 def _search_plain(
@@ -215,14 +323,20 @@ def _summed(arrays: Arrays, c: int, columns: np.ndarray, weights: np.ndarray, wo
     """What each of a list's blocks can come to, by its summary: float32 [blocks]."""
     first, last = arrays.lists[c], arrays.lists[c + 1]
     dots = np.zeros(last - first, dtype=np.float32)
-    low, high = arrays.present[c], arrays.present[c + 1]
+    low, high = arrays.groups[c], arrays.groups[c + 1]
+    components, starts, counts = plain(
+        arrays.bases[low:high], arrays.firsts[low:high], arrays.codes[low * CODES : high * CODES]
+    )
     for column, weight in zip(columns, weights):
-        at = low + np.searchsorted(arrays.components[low:high], column)
-        if at == high or arrays.components[at] != column:
+        at = np.searchsorted(components, column)
+        if at == len(components) or components[at] != column:
             continue
-        begin = arrays.entries[c] + arrays.entry_starts[at]
-        end = arrays.entries[c + 1] if at + 1 == high else arrays.entries[c] + arrays.entry_starts[at + 1]
-        its = arrays.entry_blocks[begin:end]
+        begin = arrays.entries[c] + starts[at]
+        end = begin + counts[at]
+        its = arrays.entry_blocks[begin:end].astype(np.int64)
+        if arrays.highs[c] < arrays.highs[c + 1]:
+            shift = arrays.highs[c] - arrays.entries[c]
+            its |= arrays.entry_highs[begin + shift : end + shift].astype(np.int64) << 8
         step, low_value = arrays.scales[first + its].T
         dots[its] += weight * (step * arrays.entry_codes[begin:end].astype(np.float32) + low_value)
         work[1] += end - begin

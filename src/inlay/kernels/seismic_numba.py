@@ -15,8 +15,10 @@ from numba.extending import intrinsic
 
 from inlay.kernels.gather_numba import _ask
 from inlay.kernels.postings_numba import _offer
+from inlay.kernels.seismic import Arrays, Scratch
+from inlay.kernels.seismic_components import CODES, MOST
 
-__all__ = ["scan_compiled", "search_compiled"]
+__all__ = ["ranked_compiled", "scan_compiled", "search_compiled", "sound_compiled"]
 
 AT_ONCE = 32  # rows asked for before they are scored
 
@@ -101,31 +103,58 @@ def _settle(arrays, base, waiting, n, query, best, size):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
+def _column(dims, index):
+    """Column of a dimension, -1 where there is none."""
+    dim, low, high = np.int64(index), 0, len(dims)
+    if 0 <= dim < high and dims[dim] == dim:  # as it is everywhere, where no dimension is missing
+        return dim
+    while low < high:
+        middle = (low + high) >> 1
+        if dims[middle] < dim:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < len(dims) and dims[low] == dim else -1
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
 def _sum(arrays, c, columns, weights, dots):
     """Fill what each of a list's blocks can come to; returns how many entries were read."""
     first = arrays.lists[c]
     scales = arrays.scales[first : arrays.lists[c + 1]]
     dots[: len(scales)] = 0
-    at, stop = arrays.present[c], arrays.present[c + 1]
-    start, read = arrays.entries[c], 0
+    group, stop = arrays.groups[c], arrays.groups[c + 1]
+    low, start, read = group, arrays.entries[c], np.int64(0)
+    high, wide = arrays.highs[c] - start, arrays.highs[c] < arrays.highs[c + 1]
     for t in range(len(columns)):
         column, weight = columns[t], weights[t]
-        low, left = at, stop - at
-        while left > 0:  # the first component that is not below the column
+        left = stop - low
+        while left > 0:  # the first group that counts from no less than the column
             half = left >> 1
-            below = arrays.components[_u(low + half)] < column
+            below = arrays.bases[_u(low + half)] < column
             low = low + half + 1 if below else low
             left = left - half - 1 if below else half
-        at = low
-        if at == stop:
-            break
-        if arrays.components[_u(at)] != column:
+        its = max(low - 1, group)  # so that the column, if anywhere, begins in the one before
+        here, begin, count = np.int64(arrays.bases[_u(its)]), np.int64(arrays.firsts[_u(its)]), np.int64(0)
+        p = its * CODES
+        while p < its * CODES + CODES:
+            code = np.int64(arrays.codes[_u(p)])
+            p += 1
+            here += code >> 2
+            if here >= column:
+                count = code & 3
+                break
+            begin += code & 3
+        if here != column:
             continue
-        begin = start + np.int64(arrays.entry_starts[_u(at)])
-        end = arrays.entries[c + 1] if at + 1 == stop else start + np.int64(arrays.entry_starts[_u(at + 1)])
-        read += end - begin
-        for e in range(_u(begin), _u(end)):
-            b = arrays.entry_blocks[e]
+        while p < stop * CODES and arrays.codes[_u(p)] <= MOST:  # a gap of 0: the same column
+            count += np.int64(arrays.codes[_u(p)])
+            p += 1
+        read += count
+        for e in range(_u(start + begin), _u(start + begin + count)):
+            b = np.int64(arrays.entry_blocks[e])
+            if wide:
+                b |= np.int64(arrays.entry_highs[_u(high + e)]) << 8
             dots[b] += weight * (scales[b, 0] * np.float32(arrays.entry_codes[e]) + scales[b, 1])
     return read
 
@@ -143,6 +172,16 @@ def _sift(order, at, n):
         order[at] = order[child]
         at, child = child, 2 * child + 1
     order[at] = key
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _sorted(keys):
+    """Put keys in ascending order."""
+    for at in range((len(keys) >> 1) - 1, -1, -1):
+        _sift(keys, at, len(keys))
+    for left in range(len(keys) - 1, 0, -1):
+        keys[0], keys[left] = keys[left], keys[0]
+        _sift(keys, 0, left)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -200,10 +239,48 @@ def _refine(arrays, base, n_knn, allowed, stamps, epoch, query, best, size, tops
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
+def sound_compiled(indptr, indices, data, largest):
+    for row in range(len(indptr) - 1):
+        before = np.int64(-1)
+        for t in range(indptr[row], indptr[row + 1]):
+            if not (data[t] >= 0 and data[t] <= largest) or indices[t] <= before:
+                return False
+            before = np.int64(indices[t])
+    return True
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def ranked_compiled(best, starts, base, first, scores, ids):
+    k, slots = best.shape[1], np.int64(starts[-1])
+    if first == 0:
+        scores[:], ids[:] = -np.inf, -1
+    for q in range(len(best)):
+        for j in range(k):
+            key = best[q, k - 1 - j]
+            if key == 0:
+                break
+            slot = np.int64(_slot(key)) - base
+            if slot < 0 or slot >= slots:
+                continue
+            low, high = 0, len(starts)
+            while low < high:  # past the last row that starts there: those before it are empty
+                middle = (low + high) >> 1
+                if np.int64(starts[middle]) <= slot:
+                    low = middle + 1
+                else:
+                    high = middle
+            ids[q, j], scores[q, j] = first + low - 1, _score(key)
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
 def search_compiled(
-    arrays, base, offsets, columns, weights, query_cut, heap_factor, first_sorted, n_knn, allowed, scratch,
-    best, sizes, work,
+    base, dims, offsets, indices, weights, query_cut, heap_factor, first_sorted, n_knn, allowed, best, sizes, work,
+    largest, scores, ids, spare, *held,
 ):  # fmt: skip
+    """Unless `largest` is negative, queries are `sound` up to it or nothing is done; `scores` with rows are filled."""
+    if largest >= 0 and not sound_compiled(offsets, indices, weights, largest):
+        return False
+    arrays, scratch = Arrays(*held), Scratch(*spare)
     n, k = len(offsets) - 1, best.shape[1]
     longest = 0
     for q in range(n):
@@ -220,9 +297,10 @@ def search_compiled(
         epoch = np.uint8(scratch.epoch[0])
         m = 0
         for t in range(offsets[q], offsets[q + 1]):
-            if columns[t] >= 0 and weights[t] > 0:
-                its_columns[m], its_weights[m], taken[m] = columns[t], weights[t], False
-                query[_u(columns[t])] = weights[t]
+            column = _column(dims, indices[t])
+            if column >= 0 and weights[t] > 0:
+                its_columns[m], its_weights[m], taken[m] = column, weights[t], False
+                query[_u(column)] = weights[t]
                 m += 1
         mine, size, unsorted = best[q], sizes[q], first_sorted
         for _ in range(min(query_cut, m)):
@@ -267,15 +345,21 @@ def search_compiled(
         sizes[q] = size
         for t in range(m):
             query[_u(its_columns[t])] = 0
+    if len(scores) > 0:
+        for q in range(n):
+            _sorted(best[q])
+        ranked_compiled(best, arrays.starts, 0, 0, scores, ids)
+    return True
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def scan_compiled(arrays, base, offsets, columns, weights, scratch, best, sizes):
-    query = scratch.query
+def scan_compiled(base, dims, offsets, indices, weights, best, sizes, spare, *held):
+    arrays, query = Arrays(*held), Scratch(*spare).query
     for q in range(len(offsets) - 1):
         for t in range(offsets[q], offsets[q + 1]):
-            if columns[t] >= 0:
-                query[_u(columns[t])] = weights[t]
+            column = _column(dims, indices[t])
+            if column >= 0:
+                query[_u(column)] = weights[t]
         size = sizes[q]
         for row in range(len(arrays.starts) - 1):
             slot = np.uint64(arrays.starts[row])
@@ -285,5 +369,6 @@ def scan_compiled(arrays, base, offsets, columns, weights, scratch, best, sizes)
                 size = _entered(score, np.uint64(base) + slot, best[q], size)
         sizes[q] = size
         for t in range(offsets[q], offsets[q + 1]):
-            if columns[t] >= 0:
-                query[_u(columns[t])] = 0
+            column = _column(dims, indices[t])
+            if column >= 0:
+                query[_u(column)] = 0
