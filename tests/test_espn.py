@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 import zlib
@@ -662,3 +663,23 @@ def test_bad_input_of_the_pipeline(corpus, tmp_path):
         pipeline.search(queries[0], np.ones((2, BOW + 1)), 3)
     with pytest.raises(BadInput, match="allow"):
         pipeline.search(queries[0], tokens[0], 3, allow=np.ones(3, bool))
+
+
+# --- the reproduction -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be told to forget a file")
+def test_the_reproduction_ranks_alike_in_all_five_ways(tmp_path):
+    from inlay.reproductions.indexes.espn import WAYS, run
+
+    result = run(tmp_path, seeds=(0,), documents=2000, queries=4)
+    assert result.name == "espn"
+    assert set(result.figures["holds"]) == {"hit rate", "near memory", "over page faults", "quality kept"}
+    for figures in result.figures["settings"].values():
+        assert figures["overlap@10 of read ahead with memory"] == 1
+        assert len({figures["MRR@10"][way] for way in WAYS[:4]}) == 1
+        assert figures["KB a query"]["read ahead, 64"] < figures["KB a query"]["read after"] == 819
+        assert all(0 < figures["p50 ms"][way] <= figures["p95 ms"][way] for way in WAYS)
+    assert result.figures["settings"]["all of 179 lists"]["hit rate"] > 0.9
+    with pytest.raises(BadInput, match="documents must be 2000 or more"):
+        run(tmp_path, documents=100)

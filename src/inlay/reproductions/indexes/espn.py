@@ -213,10 +213,10 @@ def _detail(
     )
     ms = settings[judged]["p50 ms"]
     said.append(f"Read ahead takes {ms['read ahead'] / ms['read after']:.2f} of the time of reading after the search.")
-    if work * together > 0.5e6:  # of the time that reading takes, a processor works for more than half
+    if work * together > 0.5e6:
         said.append(
-            "Blocks that are asked for together arrive about as fast as a processor can ask for them: most of a read "
-            "is work and not waiting, and work is hidden only where a second core is free."
+            "For more than half of the time that blocks asked for together take, a processor is at work on them: most "
+            "of a read is not waiting, and work is hidden only where a second core is free."
         )
     return " ".join(said)
 
