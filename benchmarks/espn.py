@@ -109,10 +109,10 @@ def _compared(how: str, index: Any, store: Any, corpus: Corpus) -> Iterator[Row]
             best[name].append(found[:10].tolist())
     whole = best["all in memory"]
     overlap = {name: float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(best[name], whole)])) for name in ways}
-    mrr = {name: mrr(best[name], corpus.answers) for name in ways}
+    ranks = {name: mrr(best[name], corpus.answers) for name in ways}
     for ours, pipeline, peers, quality, values in (
         ("read ahead", ahead, names[:3], SAME, overlap),
-        ("read ahead, 64 re-ranked", partial, [*names[:2], "read ahead"], AS_GOOD, mrr),
+        ("read ahead, 64 re-ranked", partial, [*names[:2], "read ahead"], AS_GOOD, ranks),
     ):
         reads = pipeline.reads
         for peer in peers:

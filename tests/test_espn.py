@@ -669,7 +669,7 @@ def test_bad_input_of_the_pipeline(corpus, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be told to forget a file")
-def test_the_reproduction_ranks_alike_in_all_five_ways(tmp_path):
+def test_the_reproduction_ranks_alike_in_all_ways(tmp_path):
     from inlay.reproductions.indexes.espn import WAYS, run
 
     result = run(tmp_path, seeds=(0,), documents=2000, queries=4)
@@ -677,7 +677,7 @@ def test_the_reproduction_ranks_alike_in_all_five_ways(tmp_path):
     assert set(result.figures["holds"]) == {"hit rate", "near memory", "over page faults", "quality kept"}
     for figures in result.figures["settings"].values():
         assert figures["overlap@10 of read ahead with memory"] == 1
-        assert len({figures["MRR@10"][way] for way in WAYS[:4]}) == 1
+        assert len({figures["MRR@10"][way] for way in WAYS if way != "read ahead, 64"}) == 1
         assert figures["KB a query"]["read ahead, 64"] < figures["KB a query"]["read after"] == 819
         assert all(0 < figures["p50 ms"][way] <= figures["p95 ms"][way] for way in WAYS)
     assert result.figures["settings"]["all of 179 lists"]["hit rate"] > 0.9

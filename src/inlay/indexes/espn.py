@@ -15,9 +15,9 @@ Memory holds the index, nine bytes a document and five a block; the disk holds t
 What reading ahead gains depends on what a read is made of. The paper's reads are waiting, which the search hides.
 Blocks that are asked for together from a fast (virtual) disk come back almost at once, and what is left of a read is
 work: about 6 µs of a processor to ask for a block, 2 to copy it, and scoring. Work is hidden only where a second core
-is free. On two cores that had other work, two runs of `inlay reproduce espn` had reading ahead at 0.87 and 1.04 of the
-time of reading after the search where all lists were scanned, at 0.98 and 1.13 where few were. Re-ranking fewer, which
-reads less, gained more than either.
+is free. On two quiet cores, where the search took as long as the reads, reading ahead took 0.88 of the time of reading
+after the search with `step=0.3` and 0.81 with 0.1 (1.37 and 1.27 of that of memory); where the search took a fifth of
+the reads, or other work kept both cores busy, nothing was gained. See `inlay reproduce espn`.
 
 Source: ESPN (arXiv 2312.05417), whose score is that of ColBERTer (arXiv 2203.13088).
 """
