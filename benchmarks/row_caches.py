@@ -1,10 +1,9 @@
 """What a cache of STEM rows saves on held-out English: its hit rate, and the bytes that are moved beside it.
 
-Caches begin empty and keep the rows used most (`LFU`). What they can save is a matter of the vocabulary: of 4,096
-pieces that were learnt from this very text, the quarter used most makes 80% of it, so no cache of that size could do
-better; of 32,768, nearer to what language models have, it makes 94%. Each distinct token of a text is missed once. Rows
-are those of the decoder that `lm` times; what is moved is counted while they are moved, and must be what `traffic_of`
-plans.
+Caches begin empty and keep the rows used most (`LFU`). What they can save is a matter of the vocabulary: pieces
+of a small one that was learnt from this very text are used almost alike, of one as large as language models have few
+are used most. Each distinct token of a text is missed once. Rows are those of the decoder that `lm` times; what is
+moved is counted while they are moved, and must be what `traffic_of` plans.
 """
 
 from __future__ import annotations

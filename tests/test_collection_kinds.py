@@ -10,7 +10,8 @@ import pytest
 
 import inlay
 from inlay.collection import bag_encodings, posting_blocks
-from inlay.errors import BadInput, SpaceMismatch
+from inlay.errors import BadInput, InlayError, SpaceMismatch
+from inlay.kernels import seismic as kernel
 from inlay.types import Ragged, Space, Sparse
 
 DIM = 16
@@ -212,6 +213,51 @@ def test_the_boxed_model_reads_token_by_token(tmp_path: Path) -> None:
     with inlay.open(tmp_path / "late.inlay") as c:
         assert ids(c.search("ocean surf", mode="dense"))[0] == "sea"
         assert ids(c.search("money owed to the state"))[0] == "tax"
+
+
+BROKEN: list[Any] = [
+    [[[1, 2], [3]]], [[["x", "y"]]], [[[1.0, 2.0]], None], [np.ones((2, 2), complex)], np.ones((2, 2), complex),
+    np.zeros((1, 2, 0)), Ragged(np.ones((3, 2), np.float32), np.array([0, 9])),
+    Sparse(np.array([0, 2]), np.array([0.0, 1.0]), np.ones(2, np.float32), (1, 10)),
+    Sparse(np.array([0, 2]), np.array([-1, 1]), np.ones(2, np.float32), (1, 10)),
+    Sparse(np.array([0, 0]), np.empty(0, np.int64), np.empty(0, np.float32), (1, 0)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("vectors", BROKEN, ids=range(len(BROKEN)))
+def test_what_are_no_vectors_is_refused_by_name(tmp_path: Path, vectors: Any) -> None:
+    with inlay.open(tmp_path / "c.inlay", encoder=False) as c:
+        with pytest.raises(InlayError):
+            c.add([str(i) for i in range(len(vectors))], vectors=vectors)
+        assert c.add(["a"], vectors=np.ones((1, 3))).added == 1
+        assert c.verify() == []
+
+
+@pytest.mark.parametrize("offsets", [[0, 5], [1, 2], [0, 2, 1], [0, 3, 2]], ids=str)
+def test_offsets_of_sparse_rows_are_checked(offsets: list[int]) -> None:
+    with pytest.raises(BadInput, match="offsets"):
+        Sparse(np.array(offsets), np.array([0, 1]), np.ones(2, np.float32), (len(offsets) - 1, 10))
+
+
+def test_many_documents_without_tokens_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bag_encodings, "ENCODED", 10)
+    monkeypatch.setattr(bag_encodings, "PART", 8)
+    given = [np.zeros((0, DIM), np.float32)] * 20 + bags(20)
+    with inlay.open(tmp_path / "e.inlay", encoder=False) as c:
+        c.add([{"id": str(i), "text": "x"} for i in range(40)], vectors=given)
+        assert c.search(vector=given[30], k=1)[0].id == "30"
+
+
+def test_blocks_of_another_layout_leave_the_exact_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posting_blocks, "BLOCKED", 50)
+    rows = sparse(60)
+    with inlay.open(tmp_path / "s.inlay", encoder=False) as c:
+        c.add(["x"] * 60, vectors=rows)
+        assert c.search(vector=rows[[3]])[0].id == "#4"
+    monkeypatch.setattr(kernel.Arrays, "_fields", (*kernel.Arrays._fields, "newer"))
+    with inlay.open(tmp_path / "s.inlay") as c:
+        best = np.argsort(-(rows.toarray() @ rows.toarray()[3]), kind="stable")[:10]
+        assert ids(c.search(vector=rows[[3]])) == [f"#{i + 1}" for i in best]
 
 
 def test_wrong_vectors_are_refused_and_bad_ones_reported(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ class Sparse:
     def __init__(self, indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, shape: tuple[int, int]) -> None:
         if len(indptr) != shape[0] + 1 or len(indices) != len(data):
             raise BadInput(f"a CSR of {shape[0]} rows needs {shape[0] + 1} offsets, got {len(indptr)}")
+        if indptr[0] != 0 or indptr[-1] != len(data) or (indptr[1:] < indptr[:-1]).any():
+            raise BadInput(f"offsets of a CSR rise from 0 to its {len(data)} values, got {indptr[0]} to {indptr[-1]}")
         self.indptr, self.indices, self.data, self.shape = indptr, indices, data, (int(shape[0]), int(shape[1]))
 
     @classmethod

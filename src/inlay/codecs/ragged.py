@@ -12,13 +12,14 @@ from inlay.types import Ragged
 __all__ = ["checked_ragged", "joined", "part"]
 
 
-def checked_ragged(bags: Any, dim: int | None = None, what: str = "document") -> Ragged:
+def checked_ragged(bags: Any, dim: int | None = None, what: str = "document", *, finite: bool = True) -> Ragged:
     """A `Ragged` of finite float32 values, or an error that names the first offender.
 
     Args:
         bags: a `Ragged`, or a list with an array [tokens, dim] for each item.
         dim: width the vectors must have; None takes any.
         what: what an item is called in messages.
+        finite: False lets NaN and infinity pass, for those who report them item by item.
     """
     if not isinstance(bags, Ragged):
         bags = _of_list(bags, dim, what)
@@ -39,6 +40,8 @@ def checked_ragged(bags: Any, dim: int | None = None, what: str = "document") ->
         raise BadInput(
             f"offsets must ascend from 0 to the number of vectors, {len(values)}; got {offsets[0]} to {offsets[-1]}"
         )
+    if not finite:
+        return Ragged(values, offsets)
     # The sum of a vector is finite if every number is; only where it is not are the numbers looked at.
     with np.errstate(over="ignore", invalid="ignore"):
         suspects = np.flatnonzero(~np.isfinite(values.sum(axis=1)))
@@ -72,6 +75,8 @@ def _of_list(bags: Any, dim: int | None, what: str) -> Ragged:
     arrays = []
     for item, bag in enumerate(bags):
         try:
+            if np.iscomplexobj(bag):
+                raise TypeError("complex ones would lose half of what they are")
             array = np.asarray(bag, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise BadInput(f"{what} {item} is not numbers [tokens, dim]: {error}") from None

@@ -19,6 +19,7 @@ __all__ = ["encoding_of", "with_encodings"]
 
 ENCODED = 2048  # passages of a segment from which finding candidates first costs less than scoring all
 PART = 4096  # passages encoded together: 84 MB of float32
+MEAN = 1 << 18  # tokens that their mean is taken of, at most
 PREFIX, SETTINGS = "fde.", "fde.settings"
 
 
@@ -34,7 +35,7 @@ def with_encodings(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     from inlay.codecs.muvera import MuveraFDE
     from inlay.indexes.flat import Flat
 
-    fde = MuveraFDE(arrays["rows"].shape[1]).fit(_bags(arrays, 0, min(PART, len(offsets) - 1)))
+    fde = MuveraFDE(arrays["rows"].shape[1]).fit([_tokens(arrays, slice(None, None, -(-len(arrays["rows"]) // MEAN)))])
     index = Flat(fde.width, metric="dot", dtype="int8" if arrays["rows"].dtype == np.int8 else "float16")
     for first in range(0, len(offsets) - 1, PART):
         index.add(fde.encode_document(_bags(arrays, first, min(first + PART, len(offsets) - 1))))
@@ -65,7 +66,9 @@ def encoding_of(pack: Pack) -> tuple[Any, Any]:
 def _bags(arrays: Mapping[str, np.ndarray], first: int, last: int) -> Ragged:
     """Bags `first` to `last` - 1, widened to float32."""
     low, high = arrays["offsets"][[first, last]]
-    values = arrays["rows"][low:high].astype(np.float32)
-    if "scales" in arrays:
-        values *= arrays["scales"][low:high, None]
-    return Ragged(values, arrays["offsets"][first : last + 1] - low)
+    return Ragged(_tokens(arrays, slice(low, high)), arrays["offsets"][first : last + 1] - low)
+
+
+def _tokens(arrays: Mapping[str, np.ndarray], which: slice) -> np.ndarray:
+    values: np.ndarray = arrays["rows"][which].astype(np.float32)
+    return values * arrays["scales"][which, None] if "scales" in arrays else values

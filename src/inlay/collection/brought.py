@@ -92,6 +92,8 @@ def one(vector: Any, kind: Kind, dim: int) -> Any:
             raise BadInput("the query's vector has NaN or infinite elements")
         return rows
     try:
+        if np.iscomplexobj(vector):
+            raise TypeError("complex ones would lose half of what they are")
         row = np.asarray(vector, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise BadInput(f"the query vector must be a list of numbers: {error}") from None
@@ -117,33 +119,31 @@ def _of_rows(bad: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 def _is_bags(vectors: Any) -> bool:
     if isinstance(vectors, np.ndarray):
         return vectors.ndim == 3
-    return isinstance(vectors, list | tuple) and len(vectors) > 0 and np.ndim(vectors[0]) == 2
+    if not isinstance(vectors, list | tuple) or not vectors:
+        return False
+    try:
+        return np.ndim(vectors[0]) == 2
+    except ValueError:
+        return True  # lists of lists of no common length: whatever is wrong with them, they are no row of numbers
 
 
 def _bags(vectors: Any) -> Ragged:
-    if isinstance(vectors, np.ndarray):
-        vectors = list(vectors)
-    bags = vectors if isinstance(vectors, Ragged) else None
-    if bags is None:
-        arrays = [np.asarray(bag, dtype=np.float32) for bag in vectors]
-        for item, array in enumerate(arrays):
-            if array.ndim != 2 or array.shape[1] != arrays[0].shape[1]:
-                raise BadInput(
-                    f"vectors of document {item} have the shape {list(array.shape)}, those of the first "
-                    f"[tokens, {arrays[0].shape[1]}]"
-                )
-        bags = Ragged(np.concatenate(arrays), np.cumsum([0, *map(len, arrays)], dtype=np.int64))
-    finite = np.nan_to_num(np.asarray(bags.values, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    checked = checked_ragged(Ragged(finite, bags.offsets))  # whether numbers are finite is said document by document
-    if not checked.values.shape[1]:
+    bags = checked_ragged(list(vectors) if isinstance(vectors, np.ndarray) else vectors, finite=False)
+    if not bags.values.shape[1]:
         raise BadInput("vectors must have the shape [tokens, dim], got no dimension")
-    return Ragged(np.ascontiguousarray(bags.values, dtype=np.float32), checked.offsets)
+    return bags
 
 
 def _sparse(vectors: Any) -> Sparse:
     rows = Sparse.of(vectors)
+    if not rows.shape[1]:
+        raise BadInput("sparse vectors must have the shape [documents, dim], got no dimension")
+    if rows.indices.dtype.kind not in "iu":
+        raise BadInput(f"columns of sparse vectors are integers, got {rows.indices.dtype}")
     if len(rows.indices) and (rows.indices.min() < 0 or rows.indices.max() >= rows.shape[1]):
-        raise BadInput(f"columns of sparse vectors are 0 to {rows.shape[1] - 1}, got {rows.indices.max()}")
+        raise BadInput(
+            f"columns of sparse vectors are 0 to {rows.shape[1] - 1}, got {rows.indices.min()} to {rows.indices.max()}"
+        )
     starts = np.zeros(len(rows.indices) + 1, dtype=bool)
     starts[rows.indptr] = True
     if not ((np.diff(rows.indices.astype(np.int64)) > 0) | starts[1:-1]).all():
@@ -153,6 +153,8 @@ def _sparse(vectors: Any) -> Sparse:
 
 def _dense(vectors: Any) -> np.ndarray:
     try:
+        if np.iscomplexobj(vectors):
+            raise TypeError("complex ones would lose half of what they are")
         rows = np.ascontiguousarray(vectors, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise BadInput(f"vectors must be numbers in rows of equal length: {error}") from None

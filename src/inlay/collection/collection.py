@@ -260,7 +260,9 @@ class Collection(Handle):
         """
         with self._mutex:
             if DENSE not in self._snapshot.spaces or self._snapshot.spaces[DENSE].space.kind != "dense":
-                raise BadInput(f"{self.path} has no dense rows to export: its encoder makes none, or sparse ones")
+                raise BadInput(
+                    f"{self.path} has no dense rows to export: its vectors are sparse, or several a passage, or none"
+                )
             chunks, rows = self._snapshot.view(DENSE).vectors()
             passages = self._snapshot.passages(chunks)
             return [(passages[c].id, passages[c].number) for c in chunks.tolist()], rows

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from inlay.collection.bag_encodings import encoding_of
-from inlay.collection.segment import Segment
-from inlay.collection.views import Found, View, evenly
+from inlay.collection.views import Found, View
 from inlay.kernels.maxsim import maxsim
-from inlay.types import Space
 
 __all__ = ["MultiView"]
 
@@ -21,10 +18,6 @@ SAMPLED = 128  # passages that stand for the collection
 
 class MultiView(View):
     """A space of bags. Scores are exact; in a large segment, only those of candidates are computed."""
-
-    def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray, space: Space) -> None:
-        super().__init__(segments, tombstones)
-        self.space = space
 
     def search(self, query: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
         """The k nearest chunks of one query [tokens, dim]. A chunk without tokens is never found."""
@@ -48,7 +41,7 @@ class MultiView(View):
 
     def background(self, query: np.ndarray) -> tuple[float, float]:
         """Mean and standard deviation of the query's scores over the collection, from a sample of its passages."""
-        parts = [self._score(i, query, evenly(self, i, SAMPLED)) for i in range(len(self.segments))]
+        parts = [self._score(i, query, self._evenly(i, SAMPLED)) for i in range(len(self.segments))]
         scores = np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
         scores = scores[np.isfinite(scores)].astype(np.float64)
         return (float(scores.mean()), float(scores.std())) if len(scores) else (0.0, 0.0)

@@ -44,11 +44,13 @@ def with_blocks(arrays: dict[str, np.ndarray], count: int) -> dict[str, np.ndarr
 
 def blocks_of(pack: Pack) -> Any:
     """The index of a segment, or None where it has none. Its columns are those of the segment's postings."""
-    if PREFIX + "starts" not in pack:
+    if PREFIX + "columns" not in pack:
         return None
     from inlay.indexes.seismic import Seismic
     from inlay.indexes.seismic_segment import Segment
     from inlay.kernels.seismic import Arrays
 
+    if any(PREFIX + name not in pack for name in Arrays._fields):
+        return None  # of another version's layout; the postings are all there, and a merge makes the blocks again
     arrays = Arrays(*(pack[PREFIX + name] for name in Arrays._fields))
     return Seismic.over([Segment(arrays, pack[PREFIX + "columns"])])

@@ -14,7 +14,7 @@ from inlay.collection.rows import encoded, rows_of, unit
 from inlay.collection.segment import in_memory
 from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, embeddable
 from inlay.errors import BadInput, Locked
-from inlay.search.fusion import Found, Fused, fuse, union
+from inlay.search.fusion import Found, Fused, fuse, union, weight_of
 from inlay.types import Hit
 
 if TYPE_CHECKING:
@@ -141,8 +141,7 @@ def _dense(snapshot: Snapshot, row: Any, depth: int, allowed: np.ndarray | None)
 
 def _background(snapshot: Snapshot, encoder: Any, row: Any) -> tuple[float, float] | None:
     """How the query scores with the whole collection, where fusion asks and every passage has its vector."""
-    convex = getattr(encoder, "hybrid_share", None) is not None and getattr(encoder, "hybrid_surprise", None) is None
-    if convex or not isinstance(row, np.ndarray) or _is_lazy(snapshot):
+    if weight_of(encoder) is None or not isinstance(row, np.ndarray) or _is_lazy(snapshot):
         return None
     background: tuple[float, float] = snapshot.view(DENSE).background(row)
     return background

@@ -20,8 +20,6 @@ from inlay.types import Document, Space
 
 __all__ = ["DENSE", "LEXICAL", "Passage", "Snapshot", "StoredSpace", "embeddable", "searchable", "stored_spaces"]
 
-_VIEWS: dict[str, Any] = {"dense": DenseView, "multi": MultiView}
-
 LEXICAL, DENSE = "lexical", "dense"  # names of the two spaces that every collection may have
 
 
@@ -126,10 +124,9 @@ class Snapshot:
         stored = self.spaces[name]
         if name == LEXICAL:
             settings = stored.spec or {}
-            return LexicalView(segments, self.tombstones, settings["k1"], settings["b"])
-        if stored.space.kind == "sparse":
-            return SparseView(segments, self.tombstones)
-        return _VIEWS[stored.space.kind](segments, self.tombstones, stored.space)
+            return LexicalView(segments, self.tombstones, stored.space, settings["k1"], settings["b"])
+        view: Any = {"dense": DenseView, "sparse": SparseView, "multi": MultiView}[stored.space.kind]
+        return view(segments, self.tombstones, stored.space)
 
     def __len__(self) -> int:
         return self._catalog.one("SELECT count(*) FROM documents")

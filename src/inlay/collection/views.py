@@ -16,7 +16,7 @@ from inlay.collection.segment import Segment
 from inlay.errors import SpaceMismatch
 from inlay.types import Space, Sparse
 
-__all__ = ["DenseView", "Found", "LexicalView", "SparseView", "View", "evenly"]
+__all__ = ["DenseView", "Found", "LexicalView", "SparseView", "View"]
 
 Found = tuple[np.ndarray, np.ndarray]  # chunk numbers int64 and scores float32, best first
 QUERY_CUT, HEAP_FACTOR = 12, 0.7  # what of a query's lists is read, and how careful blocks are skipped
@@ -27,8 +27,8 @@ SAMPLED = 512  # rows that stand for the collection: their deviation is right to
 class View:
     """What views of all kinds share: segments, which of their rows are alive, the best of several lists."""
 
-    def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray) -> None:
-        self.segments = list(segments)
+    def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray, space: Space) -> None:
+        self.segments, self.space = list(segments), space
         self._dead: list[np.ndarray | None] = []
         self._parts: list[Any] = [None] * len(self.segments)
         for segment in self.segments:
@@ -59,6 +59,14 @@ class View:
         parts = [s.chunks if d is None else s.chunks[~d] for s, d in zip(self.segments, self._dead)]
         return np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
 
+    def _evenly(self, i: int, sampled: int) -> np.ndarray:
+        """Segment i's part of a sample of alive rows, at even distances, int64."""
+        dead = self._dead[i]
+        alive = np.arange(self.segments[i].rows) if dead is None else np.flatnonzero(~dead)
+        few = min(len(alive), -(-sampled * len(alive) // max(self.alive, 1)))
+        rows: np.ndarray = alive[np.arange(few) * len(alive) // max(few, 1)]
+        return rows
+
     def _best(self, found: list[Found], k: int) -> Found:
         if not found:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
@@ -68,21 +76,11 @@ class View:
         return chunks[order], scores[order]
 
 
-def evenly(view: View, i: int, sampled: int) -> np.ndarray:
-    """Segment i's part of a sample of alive rows, at even distances, int64."""
-    dead = view._dead[i]
-    alive = np.arange(view.segments[i].rows) if dead is None else np.flatnonzero(~dead)
-    few = min(len(alive), -(-sampled * len(alive) // max(view.alive, 1)))
-    rows: np.ndarray = alive[np.arange(few) * len(alive) // max(few, 1)]
-    return rows
-
-
 class DenseView(View):
     """A dense space: exact scan, segment by segment."""
 
     def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray, space: Space) -> None:
-        super().__init__(segments, tombstones)
-        self.space = space
+        super().__init__(segments, tombstones, space)
         self._sample: np.ndarray | None = None
 
     def _index(self, i: int) -> Any:
@@ -127,7 +125,7 @@ class DenseView(View):
 
     def _some(self, i: int) -> np.ndarray:
         """Segment i's part of the sample, float32: alive rows at even distances."""
-        pack, rows = self.segments[i].pack, evenly(self, i, SAMPLED)
+        pack, rows = self.segments[i].pack, self._evenly(i, SAMPLED)
         part: np.ndarray = pack["rows"][rows].astype(np.float32)
         return part * pack["scales"][rows][:, None] if "scales" in pack else part
 
@@ -197,8 +195,8 @@ class _PostingsView(View):
 class SparseView(_PostingsView):
     """A learnt sparse space: inner products over shared dimensions; exact in all but large segments."""
 
-    def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray) -> None:
-        super().__init__(segments, tombstones)
+    def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray, space: Space) -> None:
+        super().__init__(segments, tombstones, space)
         self._blocks: dict[int, Any] = {}
 
     def search(self, query: Sparse, k: int, allowed: np.ndarray | None = None) -> Found:
@@ -260,8 +258,8 @@ class SparseView(_PostingsView):
 class LexicalView(_PostingsView):
     """The lexical space: BM25 over raw term counts, with the statistics of the alive rows of all segments."""
 
-    def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray, k1: float, b: float) -> None:
-        super().__init__(segments, tombstones)
+    def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray, space: Space, k1: float, b: float) -> None:
+        super().__init__(segments, tombstones, space)
         self._k1, self._b = k1, b
         total = 0
         for segment, dead in zip(self.segments, self._dead):

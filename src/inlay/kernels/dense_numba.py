@@ -162,9 +162,9 @@ _squares_tile = _tile_of(squared=True)
 def _dots(query: np.ndarray, rows: np.ndarray, scales: np.ndarray, ids: np.ndarray | None, out: np.ndarray) -> None:
     """Dot products of rows, read at four places at a time.
 
-    A processor fetches ahead along each of several places it sees being read, and waits for memory that much less: one
-    query over 768 MB of float32 took 44 ms by four places, 61 by one and 71 by one with requests of our own. The last
-    few rows pass the same loop, so that a row's score does not depend on where it lies.
+    A processor fetches ahead along each of several places it sees being read, and waits for memory that much less
+    (`python -m benchmarks flat`). The last few rows pass the same loop, and so do rows that a mask leaves: what a row
+    scores does not depend on where it lies.
     """
     n, scaled = len(out), len(scales) > 0
     apart = max(1, min(APART // (rows.shape[1] * rows.itemsize), n // 4))

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-__all__ = ["Found", "Fused", "convex", "fuse", "reciprocal_rank", "surprisal", "union"]
+__all__ = ["Found", "Fused", "convex", "fuse", "reciprocal_rank", "surprisal", "union", "weight_of"]
 
 WEIGHT = 0.4  # of the surprisal of vectors of unknown worth
 
@@ -123,6 +123,12 @@ def _surprise(z: float) -> float:
     return z * z / 2 + math.log(z * math.sqrt(2 * math.pi))  # erfc is about to underflow
 
 
+def weight_of(encoder: Any) -> float | None:
+    """What the surprisal of an encoder's scores weighs; None where it wants to be fused by its share instead."""
+    share, weight = getattr(encoder, "hybrid_share", None), getattr(encoder, "hybrid_surprise", None)
+    return weight if weight is not None or share is not None else WEIGHT
+
+
 def fuse(
     lexical: str,
     dense: str,
@@ -140,9 +146,9 @@ def fuse(
             convex combination; and `hybrid_floor`, the score that counts as nothing there.
         background: see `surprisal`; without it, convex or, where lists are of unknown worth, by ranks.
     """
-    share, weight = getattr(encoder, "hybrid_share", None), getattr(encoder, "hybrid_surprise", None)
-    if background is not None and (weight is not None or share is None):
-        return surprisal(lists, lexical=lexical, dense=dense, background=background, weight=weight or WEIGHT)
+    share, weight = getattr(encoder, "hybrid_share", None), weight_of(encoder)
+    if background is not None and weight is not None:
+        return surprisal(lists, lexical=lexical, dense=dense, background=background, weight=weight)
     if share is None:
         return reciprocal_rank(lists)
     floors = {lexical: 0.0}

@@ -33,17 +33,17 @@ import numpy as np
 
 from inlay.codecs.muvera import MuveraFDE
 from inlay.codecs.product import ProductQuantiser
-from inlay.errors import MissingExtra
 from inlay.evaluation.measures import mean_interval
 from inlay.evaluation.retrieval_set import RetrievalSet
 from inlay.reproductions.result import Figure, Result
-from inlay.reproductions.words._ppmi import WORD, _factorised
+from inlay.reproductions.words._ppmi import WORD, factorised
 from inlay.types import Ragged
 
 PAPER = "MUVERA: Multi-Vector Retrieval via Fixed Dimensional Encodings (arXiv 2405.19504, NeurIPS 2024)"
 
 DIM = 128
 AROUND = 2  # words to each side that are mixed in
+WINDOW = 4  # words to each side that are counted
 WIDTHS = {1280: (3, 8), 2560: (4, 8), 5120: (5, 8), 10240: (5, 16)}  # (k_sim, d_proj) at 20 repetitions
 WIDEST = max(WIDTHS)
 FIRST, BEST = 100, 10
@@ -166,31 +166,9 @@ def _words(data: RetrievalSet, own: bool = False) -> Bags:
             counts[word] = counts.get(word, 0) + 1
     numbers = {word: i for i, word in enumerate(sorted(word for word, count in counts.items() if count > 1))}
     known = [[[numbers[word] for word in text if word in numbers] for text in some] for some in (queries, texts)]
-    rows = _vectors(known[1], len(numbers))
+    running = np.array([i for text in known[1] for i in [*text, *[-1] * WINDOW]])  # so that no window spans two texts
+    rows = factorised(running, len(numbers), len(numbers), DIM, window=WINDOW, seed=0)
     return Bags(*(_mixed(some, rows, own) for some in known))
-
-
-def _vectors(texts: list[list[int]], words: int, window: int = 4) -> np.ndarray:
-    """PPMI over a window of texts, factorised: float32 [words, 128]."""
-    try:
-        from scipy import sparse
-    except ImportError:
-        raise MissingExtra("word vectors by factorisation", "sparse") from None
-    ids = np.array([i for text in texts for i in [*text, *[-1] * window]], dtype=np.int64)
-    near = sparse.csr_array((words, words), dtype=np.float64)
-    for step in range(1, window + 1):
-        left, right = ids[:-step], ids[step:]
-        kept = (left >= 0) & (right >= 0)
-        ones = np.full(int(kept.sum()), 1 / step)
-        near = near + sparse.coo_array((ones, (left[kept], right[kept])), shape=(words, words)).tocsr()
-    near = (near + near.T).tocoo()
-    row, column = near.coords
-    of_word = np.bincount(row, near.data, words)
-    of_context = of_word**0.75
-    pmi = np.log(near.data * of_context.sum() / (of_word[row] * of_context[column]))
-    kept = pmi > 0
-    ppmi = sparse.coo_array((pmi[kept].astype(np.float32), (row[kept], column[kept])), shape=(words, words))
-    return _factorised(ppmi.tocsr(), DIM, seed=0)
 
 
 def _mixed(texts: list[list[int]], rows: np.ndarray, own: bool) -> Ragged:

@@ -16,7 +16,7 @@ import numpy as np
 
 from inlay.errors import BadInput, MissingExtra
 
-__all__ = ["running_words", "vectors"]
+__all__ = ["WORD", "factorised", "running_words", "vectors"]
 
 WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 # English text of the data folder, with the fields that hold it.
@@ -57,10 +57,6 @@ def vectors(
         window: words to each side, weighed by one over their distance.
         seed: of the randomised factorisation.
     """
-    try:
-        from scipy import sparse
-    except ImportError:
-        raise MissingExtra("word vectors by factorisation", "sparse") from None
     texts = list(running_words(data))
     counts = Counter(word for text in texts for word in text)
     words = sorted((word for word, count in counts.items() if count >= least), key=lambda word: (-counts[word], word))
@@ -69,8 +65,25 @@ def vectors(
     breaks = [-1] * window
     ids = np.fromiter((i for text in texts for i in [*(number.get(word, -1) for word in text), *breaks]), np.int32)
     del texts
-    contexts = min(contexts, len(words))
-    shape = (len(words), contexts)
+    return words, factorised(ids, len(words), min(contexts, len(words)), dim, window=window, seed=seed)
+
+
+def factorised(ids: np.ndarray, words: int, contexts: int, dim: int, *, window: int, seed: int) -> np.ndarray:
+    """Vectors of words that stand near each other, float32 [words, dim].
+
+    Args:
+        ids: running words, integers; negative ones are no word, and `window` of them part texts.
+        words: how many there are.
+        contexts: the first so many count as contexts.
+        dim: width.
+        window: words to each side, weighed by one over their distance.
+        seed: of the randomised factorisation.
+    """
+    try:
+        from scipy import sparse
+    except ImportError:
+        raise MissingExtra("word vectors by factorisation", "sparse") from None
+    shape = (words, contexts)
     near = sparse.csr_array(shape, dtype=np.float32)
     for step in range(1, window + 1):
         for left, right in ((ids[:-step], ids[step:]), (ids[step:], ids[:-step])):
@@ -84,10 +97,10 @@ def vectors(
     pmi = np.log(near.data * of_context.sum() / (of_word[row] * of_context[column]))
     kept = pmi > 0
     ppmi = sparse.coo_array((pmi[kept].astype(np.float32), (row[kept], column[kept])), shape=shape).tocsr()
-    return words, _factorised(ppmi, dim, seed)
+    return _leading(ppmi, dim, seed)
 
 
-def _factorised(matrix: object, dim: int, seed: int) -> np.ndarray:
+def _leading(matrix: object, dim: int, seed: int) -> np.ndarray:
     """U · √S of the leading part, by subspace iteration from a random start; float32 [n, dim]."""
     rng = np.random.default_rng(seed)
     right = rng.standard_normal((matrix.shape[1], dim + 20)).astype(np.float32)  # type: ignore[attr-defined]
