@@ -20,7 +20,21 @@ import numpy as np
 if TYPE_CHECKING:
     from inlay.evaluation import RetrievalSet
 
-__all__ = ["DataMissing", "clustered", "folder", "hashed_vectors", "judged", "ndcg", "resampled", "sentences", "spans"]
+__all__ = [
+    "DataMissing", "clustered", "embedded", "folder", "hashed_vectors", "judged", "ndcg", "resampled", "sentences",
+    "spans", "utterances",
+]  # fmt: skip
+
+
+# Columns of short texts, by file.
+TABLES = {
+    "pairs/qqp.tsv.gz": ("text1", "text2"),
+    "pairs/flickr8k_captions.tsv.gz": ("caption",),
+    "classification/ag_news.tsv.gz": ("text",),
+    "classification/banking77.tsv.gz": ("text",),
+    "classification/clinc150.tsv.gz": ("text",),
+    "classification/sentence_polarity.tsv.gz": ("text",),
+}
 
 
 class DataMissing(Exception):
@@ -72,6 +86,53 @@ def sentences(limit: int = 400) -> list[str]:
                 if sentence.count(" ") >= 2 and len(sentence) <= limit:
                     kept.append(sentence)
     return kept
+
+
+def utterances() -> list[str]:
+    """Short real texts of many kinds, each once: sentences, questions, captions, claims, headlines, requests."""
+    texts = dict.fromkeys(sentences())
+    for place, columns in TABLES.items():
+        path = folder() / place
+        if not path.exists():
+            raise DataMissing(f"no {place} under {folder()}")
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            names = next(lines).rstrip("\n").split("\t")
+            at = [names.index(column) for column in columns]
+            texts.update(dict.fromkeys(line.rstrip("\n").split("\t")[i] for line in lines for i in at))
+    for name in ("scifact", "cranfield", "cosqa"):
+        for document in _lines(folder() / name / "corpus.jsonl.gz"):
+            texts.update(dict.fromkeys(part for part in document["text"].split(". ") if part.count(" ") >= 2))
+    return [text for text in texts if text.strip()]
+
+
+def embedded(rows: int, queries: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of real texts by the encoder in the box, and of others to ask with: float32 [rows, dim], [queries, dim].
+
+    They are made once and kept in the user's cache folder.
+    """
+    import platformdirs
+
+    import inlay
+
+    encoder = inlay.encoder("box")
+    texts = utterances()
+    if rows + queries > len(texts):
+        raise DataMissing(f"there are {len(texts):,} short texts, not {rows + queries:,}")
+    order = np.random.default_rng(seed).permutation(len(texts))[: rows + queries]
+    chosen = [texts[i] for i in order]
+    digest = zlib.crc32("\0".join([encoder.space.fingerprint, *chosen]).encode())
+    kept = Path(platformdirs.user_cache_dir("inlay")) / "benchmarks" / f"embedded-{rows}-{queries}-{digest:08x}.npy"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        made = np.concatenate(
+            [
+                encoder.encode_document(chosen[:rows], progress=True),
+                encoder.encode_query(chosen[rows:], progress=True),
+            ]
+        )
+        np.save(kept, np.asarray(made, dtype=np.float32))
+    vectors = np.load(kept)
+    return vectors[:rows], vectors[rows:]
 
 
 def resampled(documents: int, *, seed: int = 0, held_out: int = 2000) -> tuple[list[str], list[str]]:

@@ -29,6 +29,7 @@ SKIPPED_SHOWN = 5
 @click.option("--encoder", metavar="NAME", help="What makes the dense vectors; kept for later.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Keep the index here.")
 @click.option("--embed", is_flag=True, help="Also make now the vectors that would be made on demand.")
+@click.option("--leann", is_flag=True, help="Keep a graph in place of vectors: a few per cent of the text's bytes.")
 @click.option("--rebuild", is_flag=True, help="Start again from the files.")
 @click.option("--include", metavar="GLOB", multiple=True, help="Only files like this; kept for later. Repeatable.")
 @click.option("--exclude", metavar="GLOB", multiple=True, help="No files like this; kept for later. Repeatable.")
@@ -39,6 +40,7 @@ def command(
     encoder: Any,
     output: Path | None,
     embed: bool,
+    leann: bool,
     rebuild: bool,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -56,18 +58,22 @@ def command(
         encoder, covers = _start_again(place, encoder, covers)
     with open_place(place, encoder=encoder) as collection:
         report = mirror(collection, place, **covers)
+        thinned = collection.thin(progress=sys.stderr.isatty()) if leann else None
         embedded = collection.embed(progress=sys.stderr.isatty()) if embed else 0
         owed = collection.info()["spaces"].get("dense", {}).get("pending", 0)
     if json_wanted:
         from inlay.cli.show import print_json
 
-        print_json(dataclasses.asdict(report) | {"embedded": embedded, "collection": str(place.collection)})
+        made = {"embedded": embedded, "collection": str(place.collection)} | ({"dense": thinned} if thinned else {})
+        print_json(dataclasses.asdict(report) | made)
         return
     for name, reason in report.skipped[:SKIPPED_SHOWN]:
         say(f"skipped {name}: {reason}")
     if len(report.skipped) > SKIPPED_SHOWN:
         say(f"skipped {len(report.skipped) - SKIPPED_SHOWN} more; inlay index --json lists them")
     click.echo(summary(report) + (f", {embedded} vectors made" if embedded else ""))
+    if thinned:
+        say(f"the graph takes {thinned['after'] / 1e6:.2f} MB; vectors are made again as searches need them")
     if owed:
         say(f"{owed} passages are found by words first, and by meaning as searches come upon them. "
             f"All of them now: inlay index --embed {place}")  # fmt: skip

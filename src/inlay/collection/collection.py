@@ -19,8 +19,9 @@ from inlay.collection.compaction import compact
 from inlay.collection.handle import Handle
 from inlay.collection.intake import as_document, batches, check_ids, each, name_of
 from inlay.collection.pending import fill
+from inlay.collection.segment import store, sweep
 from inlay.collection.settings import Settings
-from inlay.collection.snapshot import DENSE, LEXICAL, StoredSpace
+from inlay.collection.snapshot import DENSE, LEXICAL, StoredSpace, embeddable
 from inlay.collection.writer import Failure, Report
 from inlay.errors import BadInput, InlayError
 from inlay.types import Document, Encoder, Hit, SpaceMap
@@ -263,7 +264,7 @@ class Collection(Handle):
                 raise BadInput(
                     f"{self.path} has no dense rows to export: its vectors are sparse, or several a passage, or none"
                 )
-            chunks, rows = self._snapshot.view(DENSE).vectors()
+            chunks, rows = retrieval.dense_view(self, self._snapshot).vectors()
             passages = self._snapshot.passages(chunks)
             return [(passages[c].id, passages[c].number) for c in chunks.tolist()], rows
 
@@ -318,6 +319,39 @@ class Collection(Handle):
                         break
                 bar.update(made)
         return done
+
+    def thin(self, *, progress: bool = False) -> dict[str, int]:
+        """Throw the dense vectors away and keep a graph and product codes: a few per cent of the text's bytes (LEANN).
+
+        From then on a search makes the vectors of some hundred passages again, which takes a cheap encoder; what is
+        added later has vectors as before, until this is called again.
+
+        Returns:
+            Bytes of the dense space before and after.
+
+        Raises:
+            BadInput: the vectors were brought from outside or are not dense, or there are too few.
+        """
+        from inlay.collection.thin_rows import thinned
+
+        with self._mutex, self._writing():
+            snapshot, stored = self._snapshot, self._snapshot.spaces.get(DENSE)
+            encoder = None if stored is None else self._document_encoder()
+            if stored is None or stored.space.kind != "dense" or encoder is None or stored.space.metric == "l2":
+                raise BadInput(f"{self.path} has no dense vectors that an encoder at hand can make again")
+            chunks = np.array([row[0] for row in self._catalog.all("SELECT chunk FROM chunks ORDER BY chunk")])
+            passages = snapshot.passages(chunks.tolist())
+            texts = [embeddable(p.metadata, p.heading, p.text) for p in map(passages.__getitem__, chunks.tolist())]
+            arrays = thinned(encoder, chunks.astype(np.int64), texts, progress=progress)
+            before = self._catalog.one("SELECT total(bytes) FROM segments WHERE space=?", (stored.number,))
+            kept = store(self.path / "segments", arrays)
+            with self._catalog.write():
+                for table in ("segments", "pending"):
+                    self._catalog.run(f"DELETE FROM {table} WHERE space=?", (stored.number,))
+                self._catalog.run("INSERT INTO segments VALUES(?,?,?,?,?,?)", kept.record(stored.number))
+            self._state = None
+            sweep(self.path / "segments", {row[0] for row in self._catalog.all("SELECT segment FROM segments")})
+        return {"before": int(before), "after": kept.nbytes}
 
     def compact(self) -> int:
         """Merge the segments of each space into one and drop deleted rows. Returns how many were replaced."""

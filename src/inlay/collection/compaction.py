@@ -12,6 +12,7 @@ from inlay.collection.catalog import Catalog
 from inlay.collection.merge import merge
 from inlay.collection.segment import Segment, store, sweep
 from inlay.collection.snapshot import Snapshot, StoredSpace
+from inlay.collection.thin_rows import is_thin
 from inlay.errors import InlayError
 
 __all__ = ["compact"]
@@ -52,6 +53,7 @@ def _pass(catalog: Catalog, folder: Path, everything: bool) -> int:
             if everything:
                 raise snapshot.broken[name]
             continue
+        segments = [segment for segment in segments if not is_thin(segment.pack)]  # those have no rows to merge
         alive = [_alive(segment, snapshot.tombstones) for segment in segments]
         groups = [list(range(len(segments)))] if everything else _groups(segments, alive)
         for group in groups:

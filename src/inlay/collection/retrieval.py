@@ -13,6 +13,7 @@ from inlay.collection.pending import keep
 from inlay.collection.rows import encoded, rows_of, unit
 from inlay.collection.segment import in_memory
 from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, embeddable
+from inlay.collection.views import DenseView
 from inlay.errors import BadInput, Locked
 from inlay.search.fusion import Found, Fused, fuse, union, weight_of
 from inlay.types import Hit
@@ -20,7 +21,7 @@ from inlay.types import Hit
 if TYPE_CHECKING:
     from inlay.collection.collection import Collection
 
-__all__ = ["search"]
+__all__ = ["dense_view", "search"]
 
 DEPTH = 100  # candidates of each space, at least
 
@@ -53,14 +54,14 @@ def search(
             lists[LEXICAL] = snapshot.view(LEXICAL).search(c._terms().terms(query or ""), depth, allowed)
         made: set[int] = set()
         if row is not None:
-            lists[DENSE] = _dense(snapshot, row, depth, allowed)
+            lists[DENSE] = _dense(c, snapshot, row, depth, allowed)
             if _is_lazy(snapshot) and len(lists[LEXICAL][0]):
                 lists[DENSE], made = _embed_candidates(c, snapshot, row, lists, depth, rerank)
                 snapshot = c._snapshot
         shown = {DENSE: lists[DENSE]} if mode == "dense" else lists
         if len(shown) > 1:
             encoder = c._dense_encoder()
-            found = fuse(LEXICAL, DENSE, shown, encoder, _background(snapshot, encoder, row))
+            found = fuse(LEXICAL, DENSE, shown, encoder, _background(c, snapshot, encoder, row))
         else:
             found = Fused(*next(iter(shown.values())), {})
         documents = snapshot.documents_of(found.ids) if per == "document" else {}
@@ -130,8 +131,21 @@ def _query_row(c: Collection, snapshot: Snapshot, query: str | None, vector: Any
     return row
 
 
-def _dense(snapshot: Snapshot, row: Any, depth: int, allowed: np.ndarray | None) -> Found:
-    chunks, scores = snapshot.view(DENSE).search(row, depth, allowed)
+def dense_view(c: Collection, snapshot: Snapshot) -> Any:
+    """The view of the dense space, with what it makes vectors with that are not kept."""
+    view = snapshot.view(DENSE)
+    if isinstance(view, DenseView) and view.thin:
+        # Of the text as it was when this snapshot was taken: a view must not make other rows than it has codes of.
+        def texts(chunks: np.ndarray) -> list[str | None]:
+            found = map(snapshot.passages(chunks.tolist()).get, chunks.tolist())
+            return [None if p is None else embeddable(p.metadata, p.heading, p.text) for p in found]
+
+        view.lend(c._document_encoder(), texts)
+    return view
+
+
+def _dense(c: Collection, snapshot: Snapshot, row: Any, depth: int, allowed: np.ndarray | None) -> Found:
+    chunks, scores = dense_view(c, snapshot).search(row, depth, allowed)
     # A zero query row says nothing about anything: no list is better than an arbitrary one.
     if isinstance(row, np.ndarray) and not row.any():
         return chunks[:0], scores[:0]
@@ -139,11 +153,11 @@ def _dense(snapshot: Snapshot, row: Any, depth: int, allowed: np.ndarray | None)
     return found
 
 
-def _background(snapshot: Snapshot, encoder: Any, row: Any) -> tuple[float, float] | None:
+def _background(c: Collection, snapshot: Snapshot, encoder: Any, row: Any) -> tuple[float, float] | None:
     """How the query scores with the whole collection, where fusion asks and every passage has its vector."""
     if weight_of(encoder) is None or not isinstance(row, np.ndarray) or _is_lazy(snapshot):
         return None
-    background: tuple[float, float] = snapshot.view(DENSE).background(row)
+    background: tuple[float, float] = dense_view(c, snapshot).background(row)
     return background
 
 
@@ -176,7 +190,7 @@ def _embed_candidates(
             c._unsaved.append(in_memory({**rows_of(stored, None, vectors), "chunks": missing}))
             unsaved = snapshot.over(DENSE, c._unsaved)
     candidates = union([lists[LEXICAL], lists[DENSE]])
-    scores = c._snapshot.view(DENSE).scores(row, candidates)
+    scores = dense_view(c, c._snapshot).scores(row, candidates)
     scores = np.where(np.isnan(scores), unsaved.scores(row, candidates), scores)
     have = ~np.isnan(scores)
     order = np.lexsort((candidates[have], -scores[have]))[:depth]

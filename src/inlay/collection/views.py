@@ -13,8 +13,9 @@ import numpy as np
 
 from inlay.collection.posting_blocks import blocks_of
 from inlay.collection.segment import Segment
-from inlay.errors import SpaceMismatch
-from inlay.types import Space, Sparse
+from inlay.collection.thin_rows import Texts, index_of, is_thin
+from inlay.errors import InlayError, SpaceMismatch
+from inlay.types import Encoder, Space, Sparse
 
 __all__ = ["DenseView", "Found", "LexicalView", "SparseView", "View"]
 
@@ -22,6 +23,8 @@ Found = tuple[np.ndarray, np.ndarray]  # chunk numbers int64 and scores float32,
 QUERY_CUT, HEAP_FACTOR = 12, 0.7  # what of a query's lists is read, and how careful blocks are skipped
 FEW = 0.1  # share of a segment that a filter must leave for its blocks to be worth reading
 SAMPLED = 512  # rows that stand for the collection: their deviation is right to about 3 %
+AHEAD = 64  # rows that a walk among rows that are made again keeps, at least
+MADE = 256  # allowed rows up to which all are made, and the answer is exact
 
 
 class View:
@@ -77,11 +80,41 @@ class View:
 
 
 class DenseView(View):
-    """A dense space: exact scan, segment by segment."""
+    """A dense space, segment by segment: an exact scan, or a walk where vectors are made again (`thin_rows`)."""
 
     def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray, space: Space) -> None:
         super().__init__(segments, tombstones, space)
         self._sample: np.ndarray | None = None
+        self._lent: tuple[Encoder, Texts] | None = None
+
+    @property
+    def thin(self) -> bool:
+        """Whether some vectors are not kept."""
+        return any(is_thin(segment.pack) for segment in self.segments)
+
+    def lend(self, encoder: Encoder | None, texts: Texts) -> None:
+        """What vectors that are not kept are made with."""
+        self._lent = None if encoder is None else (encoder, texts)
+
+    def _thin(self, i: int) -> Any:
+        if self._lent is None:
+            raise InlayError(
+                "the vectors of this collection are made again from its texts, and the encoder is not at hand: "
+                "open it with encoder= that made them"
+            )
+        if self._parts[i] is None:
+            self._parts[i] = index_of(self.segments[i].pack, *self._lent)
+        return self._parts[i]
+
+    def _walk(self, i: int, query: np.ndarray, k: int, allow: np.ndarray | None) -> Found:
+        """About the k nearest of a segment without vectors."""
+        index, chunks = self._thin(i), self.segments[i].chunks
+        rows = None if allow is None else np.flatnonzero(allow)
+        if rows is not None and len(rows) <= max(k, MADE):
+            return self._best([(chunks[rows], index.rows.fetch(rows.tolist()) @ query[0])] if len(rows) else [], k)
+        near = index.search_rows(query[0], k, ef=max(k, AHEAD), allow=allow)
+        hit = near.ids[0] >= 0
+        return chunks[near.ids[0][hit]], near.scores[0][hit]
 
     def _index(self, i: int) -> Any:
         from inlay.indexes.flat import Flat
@@ -105,6 +138,9 @@ class DenseView(View):
         query = self._query(query)
         found = []
         for i, segment in enumerate(self.segments):
+            if is_thin(segment.pack):
+                found.append(self._walk(i, query, min(k, segment.rows), self._allow(i, allowed)))
+                continue
             scores, rows = self._index(i).search(query, min(k, segment.rows), allow=self._allow(i, allowed))
             hit = rows[0] >= 0
             found.append((segment.chunks[rows[0][hit]], scores[0][hit]))
@@ -126,6 +162,8 @@ class DenseView(View):
     def _some(self, i: int) -> np.ndarray:
         """Segment i's part of the sample, float32: alive rows at even distances."""
         pack, rows = self.segments[i].pack, self._evenly(i, SAMPLED)
+        if is_thin(pack):
+            return self._thin(i).decoded(rows)  # type: ignore[no-any-return]
         part: np.ndarray = pack["rows"][rows].astype(np.float32)
         return part * pack["scales"][rows][:, None] if "scales" in pack else part
 
@@ -133,9 +171,11 @@ class DenseView(View):
         """Score of each given chunk, float32; NaN where it has no vector."""
         query = self._query(query)
         out = np.full(len(chunks), np.nan, dtype=np.float32)
-        for segment in self.segments:
+        for i, segment in enumerate(self.segments):
             places, rows = segment.rows_of(chunks)
-            if len(places):
+            if len(places) and is_thin(segment.pack):
+                out[places] = self._thin(i).rows.fetch(rows.tolist()) @ query[0]
+            elif len(places):
                 pack = segment.pack
                 scales = pack["scales"][rows] if "scales" in pack else None
                 from inlay.indexes.flat import Flat
@@ -146,13 +186,16 @@ class DenseView(View):
         return out
 
     def vectors(self) -> tuple[np.ndarray, np.ndarray]:
-        """All alive chunks and their rows as stored, decoded to float32 [n, dim]."""
+        """All alive chunks and their rows as stored, or made again, as float32 [n, dim]."""
         chunks, rows = [], []
-        for segment, dead in zip(self.segments, self._dead):
-            keep = slice(None) if dead is None else ~dead
-            part = segment.pack["rows"][keep].astype(np.float32)
-            if "scales" in segment.pack:
-                part *= segment.pack["scales"][keep][:, None]
+        for i, (segment, dead) in enumerate(zip(self.segments, self._dead)):
+            keep = np.ones(segment.rows, dtype=bool) if dead is None else ~dead
+            if is_thin(segment.pack):
+                part = self._thin(i).rows.fetch(np.flatnonzero(keep).tolist())
+            else:
+                part = segment.pack["rows"][keep].astype(np.float32)
+                if "scales" in segment.pack:
+                    part *= segment.pack["scales"][keep][:, None]
             chunks.append(segment.chunks[keep])
             rows.append(part)
         if not chunks:

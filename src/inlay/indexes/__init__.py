@@ -1,7 +1,9 @@
 """Rows by nearness: `add` rows, `search` for the k nearest of a query among the rows a mask allows.
 
 - `Flat`: dense rows, exact scan.
-- `HNSW`: dense rows, approximate, by a graph (extra `hnsw`).
+- `HNSW`: dense rows, approximate, by a graph (extra `hnsw`); `DenseGraph`: the same by the house's own, walked in int8,
+  with filters (extra `fast`).
+- `Leann`: texts without rows, by a thinned graph and product codes; rows are made again as a search needs them.
 - `Inverted`: sparse rows, exact, by posting lists; `Postings` are such lists ready made.
 - `Seismic`: sparse rows, approximate, by blocks of lists and their summaries.
 - `SparseGraph`: sparse rows, approximate, by a graph.
@@ -18,11 +20,13 @@ from inlay.faces import lazy
 
 if TYPE_CHECKING:
     from inlay.indexes.coded import Coded
+    from inlay.indexes.dense_graph import DenseGraph
     from inlay.indexes.espn import ESPN, Reads
     from inlay.indexes.flat import Flat
     from inlay.indexes.hnsw import HNSW
     from inlay.indexes.inverted import Inverted, Postings
     from inlay.indexes.ivf import IVF
+    from inlay.indexes.leann import Leann
     from inlay.indexes.multi_vector import MultiVector
     from inlay.indexes.seismic import Seismic
     from inlay.indexes.slot_file import SlotFile, Slots
@@ -33,8 +37,10 @@ __all__ = [
     "HNSW",
     "IVF",
     "Coded",
+    "DenseGraph",
     "Flat",
     "Inverted",
+    "Leann",
     "MultiVector",
     "Postings",
     "Reads",
@@ -46,11 +52,13 @@ __all__ = [
 
 _HOMES = {
     "Coded": "coded",
+    "DenseGraph": "dense_graph",
     "ESPN": "espn",
     "Flat": "flat",
     "HNSW": "hnsw",
     "IVF": "ivf",
     "Inverted": "inverted",
+    "Leann": "leann",
     "MultiVector": "multi_vector",
     "Postings": "inverted",
     "Reads": "espn",
