@@ -21,6 +21,8 @@ NAMES = (
     "sparse",
     "multi_vector",
     "espn",
+    "graph",
+    "disk_ivf",
 )
 ROOT = Path(__file__).resolve().parent.parent
 

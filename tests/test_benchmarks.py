@@ -184,6 +184,8 @@ def test_an_unknown_benchmark_is_named(capsys):
         "multi_vector",
         "sparse",
         "espn",
+        "graph",
+        "disk_ivf",
     }
 
 

@@ -3,6 +3,8 @@
 - `Flat`: dense rows, exact scan.
 - `HNSW`: dense rows, approximate, by a graph (extra `hnsw`); `DenseGraph`: the same by the house's own, walked in int8,
   with filters (extra `fast`).
+- `DiskIVF`: dense rows in lists on disk, with attributes beside them that a filter is tested on before rows are read;
+  `Attributes`: such columns in memory, for masks of any index.
 - `Leann`: texts without rows, by a thinned graph and product codes; rows are made again as a search needs them.
 - `Inverted`: sparse rows, exact, by posting lists; `Postings` are such lists ready made.
 - `Seismic`: sparse rows, approximate, by blocks of lists and their summaries.
@@ -19,8 +21,10 @@ from typing import TYPE_CHECKING
 from inlay.faces import lazy
 
 if TYPE_CHECKING:
+    from inlay.indexes.attributes import Attributes
     from inlay.indexes.coded import Coded
     from inlay.indexes.dense_graph import DenseGraph
+    from inlay.indexes.disk_ivf import DiskIVF, DiskReads
     from inlay.indexes.espn import ESPN, Reads
     from inlay.indexes.flat import Flat
     from inlay.indexes.hnsw import HNSW
@@ -36,8 +40,11 @@ __all__ = [
     "ESPN",
     "HNSW",
     "IVF",
+    "Attributes",
     "Coded",
     "DenseGraph",
+    "DiskIVF",
+    "DiskReads",
     "Flat",
     "Inverted",
     "Leann",
@@ -51,8 +58,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Attributes": "attributes",
     "Coded": "coded",
     "DenseGraph": "dense_graph",
+    "DiskIVF": "disk_ivf",
+    "DiskReads": "disk_ivf",
     "ESPN": "espn",
     "Flat": "flat",
     "HNSW": "hnsw",
