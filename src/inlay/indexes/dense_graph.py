@@ -29,6 +29,7 @@ from inlay.codecs.scalar import Float16, Float32
 from inlay.errors import BadInput, Corrupt
 from inlay.indexes.card import Card, found_setting
 from inlay.indexes.filter_plan import SHARES, FilterCosts, FilterPlan, Route, checked_route
+from inlay.indexes.filtered_lists import Lists
 from inlay.indexes.filtered_walks import Answer, checked_recalls, checked_shares, filtered, measured_costs
 from inlay.indexes.flat import checked_k, checked_mask, checked_rows
 from inlay.indexes.post_filter import MARGIN
@@ -44,6 +45,7 @@ ROWS_AT_ONCE = 1024  # inserted between two chances to interrupt
 KEPT: dict[str, Any] = {"float32": Float32(), "float16": Float16()}
 Dtype = Literal["float32", "float16", "int8"]
 THROUGH, TWO_HOP, SPARSE = 0.5, 0.75, 0.05  # how ef changes with the share of allowed rows, as measured on texts
+EFFORT = 100  # of lists, for each candidate that a walk would keep
 FILTERS = "filters"  # what the card calls the costs of filtered searches
 
 
@@ -107,6 +109,7 @@ class DenseGraph:
         self._count = 0
         self._higher = 0  # rows of `higher` in use
         self._spare: list[Room] = []
+        self.lists: Lists | None = None
         self._costs: dict[tuple[int, float | None], FilterCosts] = {}
         self._lock = threading.Lock()
 
@@ -134,10 +137,11 @@ class DenseGraph:
 
     @property
     def nbytes_of_parts(self) -> dict[str, int]:
-        """Bytes of `rows`, `codes` and `graph`."""
+        """Bytes of `rows`, `codes`, `graph` and `lists`."""
         arrays = self._trimmed()
         rows, codes = arrays.pop("rows").nbytes, arrays.pop("codes").nbytes
-        return {"rows": rows, "codes": codes, "graph": sum(array.nbytes for array in arrays.values())}
+        lists = 0 if self.lists is None else self.lists.nbytes
+        return {"rows": rows, "codes": codes, "graph": sum(one.nbytes for one in arrays.values()), "lists": lists}
 
     def add(self, vectors: np.ndarray, *, order: np.ndarray | None = None, progress: bool = False) -> None:
         """Append rows [n, dim]; ids are positions in order of addition. An interrupt adds none of them.
@@ -173,7 +177,7 @@ class DenseGraph:
             self._higher = int(self._graph.above[stop - 1]) + int(self._graph.levels[stop - 1]) if stop else 0
             self.card.built(len(vectors), time.perf_counter() - began)
             self.card.facts.pop(FILTERS, None)
-            self._costs = {}
+            self.lists, self._costs = None, {}
 
     def search(
         self,
@@ -191,10 +195,11 @@ class DenseGraph:
             queries: [q, dim], or [dim] for one.
             k: how many; where fewer rows are found, the rest is id -1 with score -inf.
             allow: bool [n], the rows that may be returned. As long as there are k, k are found.
-            ef: candidates to keep in place of `expansion_search`; at least k are.
+            ef: candidates to keep in place of `expansion_search`; at least k are. For lists, a hundred rows each.
             recall: find this share of the true k; which `ef` that takes is looked up in what `calibrate` measured, with
                 `allow` in what `calibrate_filters` did.
-            route: the way among allowed rows (`scan`, `two-hop`, `through` or `post`) in place of the planned one.
+            route: the way among allowed rows (`scan`, `lists`, `two-hop`, `through` or `post`) in place of the planned
+                one.
         """
         return self._found(queries, k, allow, ef, recall, route).neighbours
 
@@ -259,6 +264,7 @@ class DenseGraph:
     ) -> list[FilterCosts]:
         """Measure what each way among allowed rows costs on this index and machine, so that the planner knows.
 
+        Rows are put in lists before, if they are not yet, which makes another way (`filtered_lists`); 4 bytes a row.
         Every walk is set to the least `ef` that reaches a recall where random rows are allowed, and timed with it, by
         this thread's processor time.
 
@@ -275,6 +281,7 @@ class DenseGraph:
         queries, k = self._ready(queries, "query"), checked_k(k)
         if len(self) <= k or not len(queries):
             raise BadInput(f"calibrate_filters needs more than {k} rows in the index and queries to measure with")
+        self._listed()
         costs = measured_costs(self, queries, k, checked_recalls(recalls), checked_shares(shares), seed)
         others = [kept for kept in self.card.facts.get(FILTERS, []) if kept["k"] != k]
         self.card.facts[FILTERS] = others + [one.to_dict() for one in costs]
@@ -298,7 +305,8 @@ class DenseGraph:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file."""
         facts = {"kind": self.kind, "settings": self.settings, "card": self.card.to_dict()}
-        sealed.write(Path(path), self._trimmed(), facts)
+        lists = {} if self.lists is None else self.lists.arrays()
+        sealed.write(Path(path), {**self._trimmed(), **lists}, facts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -307,6 +315,7 @@ class DenseGraph:
         try:
             index = cls(**facts["settings"])
             rows = arrays.pop("rows")
+            lists = {name: arrays.pop(name) for name in list(arrays) if name.startswith("list_")}
             codes = kernel.aligned(*arrays["codes"].shape)
             codes[:] = arrays.pop("codes")
             own = {name: np.array(array) for name, array in arrays.items()}  # as its own: it is written to
@@ -317,6 +326,8 @@ class DenseGraph:
                     raise ValueError(f"{name} is {its.dtype} {list(its.shape)}")
             if rows.shape[1:] != index._rows.shape[1:] or rows.dtype != index._rows.dtype:
                 raise ValueError(f"rows are {rows.dtype} {list(rows.shape)}")
+            if lists:
+                index.lists = Lists.from_arrays(lists, len(rows), codes.shape[1])
             index.card = Card.from_dict(facts["card"])
             for kept in index.card.facts.get(FILTERS, []):
                 FilterCosts.from_dict(kept)
@@ -352,7 +363,8 @@ class DenseGraph:
                 # one of two hops more where hardly any two allowed rows are that near.
                 through = math.ceil(base * share**THROUGH)
                 two_hop = math.ceil(base * max(1.0, (SPARSE / share) ** TWO_HOP))
-            return {"through": max(k, through), "two-hop": max(k, two_hop), "post": max(base, wide)}
+            efs = {"through": max(k, through), "two-hop": max(k, two_hop), "post": max(base, wide)}
+            return efs if self.lists is None else {"lists": base * EFFORT, **efs}
 
         return assumed
 
@@ -409,6 +421,21 @@ class DenseGraph:
             sizes=sizes,
         )  # fmt: skip
 
+    def _probed(self, queries: np.ndarray, k: int, allow: np.ndarray, effort: int) -> tuple[Neighbours, int]:
+        """What the lists nearest to each query hold, and how many rows were scored."""
+        (best, sizes), (asked, steps) = self._best(len(queries), k, self._count), self._coded(queries)
+        lists = self._listed()
+        scored = lists.probe(self._graph, asked, steps, np.ascontiguousarray(allow), effort, best, sizes)
+        return self._finished(queries, k, best, sizes), scored
+
+    def _listed(self) -> Lists:
+        """The rows in lists, which are made if they are not there."""
+        with self._lock:
+            if self.lists is None:
+                seed = self.settings["seed"]
+                self.lists = Lists.of(self._graph, self._count, self.dim, metric=self.metric, seed=seed)
+            return self.lists
+
     def _scanned(self, queries: np.ndarray, k: int, rows: np.ndarray) -> Neighbours:
         """The nearest of some rows: all of them by their codes, and the best of these in full."""
         (best, sizes), (asked, steps) = self._best(len(queries), k, len(rows)), self._coded(queries)
@@ -417,9 +444,7 @@ class DenseGraph:
 
     def _coded(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Queries as codes, and what a step of each is worth."""
-        asked = np.empty((len(queries), self._graph.codes.shape[1]), np.int8)
-        kernel.code(queries, distances=False, out=asked)
-        return asked, asked.view(np.float32)[:, -2].copy()
+        return kernel.ask(queries, self._graph.codes.shape[1], unit=False)[1:]
 
     def _best(self, queries: int, k: int, most: int, refined: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Room for the keys that are to be refined, of as many as can be found, and for how many they are."""
@@ -468,6 +493,8 @@ class DenseGraph:
 
     def _ready(self, rows: Any, what: str) -> np.ndarray:
         rows = checked_rows(rows, self.dim, what=what)
+        if what == "query":
+            return kernel.ask(rows, self._graph.codes.shape[1], unit=self.metric == "cosine")[0]
         return normalise(rows) if self.metric == "cosine" else np.ascontiguousarray(rows)
 
     def _room(self) -> Room:

@@ -21,7 +21,20 @@ import numpy as np
 
 from inlay.errors import MissingExtra
 
-__all__ = ["NONE", "PASS", "Graph", "Room", "aligned", "code", "flat_graph", "insert", "kernels", "walk", "width_of"]
+__all__ = [
+    "NONE",
+    "PASS",
+    "Graph",
+    "Room",
+    "aligned",
+    "ask",
+    "code",
+    "flat_graph",
+    "insert",
+    "kernels",
+    "walk",
+    "width_of",
+]
 
 NONE = 0xFFFFFFFF  # a link that is not there
 FACTS = 2  # float32 numbers at the end of a row of codes
@@ -100,6 +113,16 @@ def kernels() -> Any:
     from inlay.kernels import dense_graph_numba
 
     return dense_graph_numba
+
+
+def ask(queries: np.ndarray, width: int, *, unit: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Queries float32 [q, dim] as a walk takes them: themselves (at length 1, if `unit`), as codes int8 [q, width]
+    without facts, and what a step of each one's codes is worth, float32 [q].
+    """
+    ready = np.empty(queries.shape, np.float32)
+    asked, steps = np.zeros((len(queries), width), np.int8), np.empty(len(queries), np.float32)
+    kernels().ask(np.ascontiguousarray(queries), unit, ready, asked, steps)
+    return ready, asked, steps
 
 
 def insert(graph: Graph, rows: np.ndarray, *, expansion: int, budgets: np.ndarray, fill: bool, room: Room) -> None:
