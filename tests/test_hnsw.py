@@ -107,6 +107,28 @@ def test_half_precision():
         HNSW(1, metric="dot", dtype="float16").add([[1e6]])
 
 
+def test_rows_inserted_in_another_order_keep_their_ids(tmp_path):
+    rows, queries = clustered(1500, 1), clustered(60, 2)
+    flat = Flat(DIM)
+    flat.add(rows)
+    truth, found = flat.search(queries, 10), {}
+    for order in ("given", "lid-desc", "lid-asc", "random"):
+        graph = HNSW(DIM, order=order)
+        graph.add(rows[:1000])
+        graph.add(rows[1000:])
+        found[order] = graph.search(queries, 10)
+        assert recall(found[order].ids, truth.ids) >= 0.95
+        same = found[order].ids[:, 0] == truth.ids[:, 0]
+        np.testing.assert_allclose(found[order].scores[same, 0], truth.scores[same, 0], rtol=1e-4)
+        assert f"order={order!r}" in repr(graph)
+    graph.save(tmp_path / "graph.index")
+    assert HNSW.load(tmp_path / "graph.index").order == "random"
+    with pytest.raises(BadInput, match="needs threads=1"):
+        HNSW(DIM, order="lid-desc", threads=2)
+    with pytest.raises(BadInput, match="order must be one of"):
+        HNSW(DIM, order="up")
+
+
 def test_save_and_load(tmp_path):
     graph = HNSW(DIM, metric="l2", connectivity=8, expansion_search=80)
     graph.add(clustered(600, 1))

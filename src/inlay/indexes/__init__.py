@@ -3,6 +3,7 @@
 - `Flat`: dense rows, exact scan.
 - `HNSW`: dense rows, approximate, by a graph (extra `hnsw`); `DenseGraph`: the same by the house's own, walked in int8,
   with filters (extra `fast`).
+- `insertion_order`: rows of high local intrinsic dimension first, which is how a graph finds most.
 - `DiskIVF`: dense rows in lists on disk, with attributes beside them that a filter is tested on before rows are read;
   `Attributes`: such columns in memory, for masks of any index.
 - `Leann`: texts without rows, by a thinned graph and product codes; rows are made again as a search needs them.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from inlay.indexes.ivf import IVF
     from inlay.indexes.leann import Leann
     from inlay.indexes.multi_vector import MultiVector
+    from inlay.indexes.orders import insertion_order
     from inlay.indexes.seismic import Seismic
     from inlay.indexes.slot_file import SlotFile, Slots
     from inlay.indexes.sparse_graph import SparseGraph
@@ -55,6 +57,7 @@ __all__ = [
     "SlotFile",
     "Slots",
     "SparseGraph",
+    "insertion_order",
 ]
 
 _HOMES = {
@@ -76,6 +79,7 @@ _HOMES = {
     "SlotFile": "slot_file",
     "Slots": "slot_file",
     "SparseGraph": "sparse_graph",
+    "insertion_order": "orders",
 }
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -16,6 +16,7 @@ import numpy as np
 
 from inlay.errors import BadInput, Corrupt, MissingExtra
 from inlay.indexes.flat import checked_k, checked_mask, checked_rows
+from inlay.indexes.orders import Order, insertion_order
 from inlay.kernels.dense import nearest, normalise
 from inlay.types import Metric, Neighbours
 
@@ -51,6 +52,9 @@ class HNSW:
         expansion_add: candidates considered for links when a row is added (efConstruction).
         expansion_search: candidates kept during a search (ef): more is slower and finds more.
         threads: processors that build the graph, 0 for all; only with 1 is the graph the same every time.
+        order: in which the rows of one `add` are inserted: `given`, `lid-desc` (those of the highest local intrinsic
+            dimension first, which are hard to find if they come last), `lid-asc` or `random`; see `insertion_order`.
+            Ids stay positions as given. Other orders than `given` need `threads=1`.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class HNSW:
         expansion_add: int = 128,
         expansion_search: int = 64,
         threads: int = 1,
+        order: Order = "given",
     ) -> None:
         Graph = engine()
         if not isinstance(dim, int | np.integer) or dim < 1:
@@ -76,9 +81,13 @@ class HNSW:
                 raise BadInput(f"{name} must be at least 2, got {value}")
         if expansion_search < 1:
             raise BadInput(f"expansion_search must be at least 1, got {expansion_search}")
+        if order not in get_args(Order):
+            raise BadInput(f"order must be one of {', '.join(get_args(Order))}, got {order!r}")
+        if order != "given" and threads != 1:
+            raise BadInput(f"order={order!r} needs threads=1: {threads} threads would scramble it")
         self.dim, self.metric, self.dtype = int(dim), metric, dtype
         self.connectivity, self.expansion_add, self.expansion_search = connectivity, expansion_add, expansion_search
-        self.threads = threads
+        self.threads, self.order = threads, order
         self._graph: Any = Graph(
             ndim=self.dim,
             metric=_ENGINE_METRICS[metric],
@@ -94,7 +103,8 @@ class HNSW:
     def __repr__(self) -> str:
         return (
             f"HNSW({self.dim}, metric={self.metric!r}, dtype={self.dtype!r}, connectivity={self.connectivity}, "
-            f"expansion_add={self.expansion_add}, expansion_search={self.expansion_search}) of {len(self)} rows"
+            f"expansion_add={self.expansion_add}, expansion_search={self.expansion_search}, order={self.order!r}) "
+            f"of {len(self)} rows"
         )
 
     @property
@@ -109,7 +119,11 @@ class HNSW:
             row = int(np.abs(vectors).max(axis=1).argmax())
             raise BadInput(f"row {row} goes beyond what float16 can hold, 65504; keep float32")
         if len(vectors):
-            self._graph.add(np.arange(len(self), len(self) + len(vectors)), vectors, threads=self.threads)
+            ids = np.arange(len(self), len(self) + len(vectors))
+            if self.order != "given":
+                turn = insertion_order(vectors, self.order, len(self), metric=self.metric)
+                ids, vectors = ids[turn], vectors[turn]
+            self._graph.add(ids, vectors, threads=self.threads)
 
     def search(self, queries: np.ndarray, k: int, *, allow: np.ndarray | None = None) -> Neighbours:
         """About the k nearest rows of each query (exactly those, where `allow` leaves few).
@@ -188,7 +202,8 @@ class HNSW:
         graph = np.frombuffer(self._graph.save(None), dtype=np.uint8)
         partial = path.with_name(path.name + ".partial")
         with open(partial, "wb") as file:
-            np.savez(file, graph=graph, settings=settings, metric=np.array(self.metric), dtype=np.array(self.dtype))
+            names = {name: np.array(getattr(self, name)) for name in ("metric", "dtype", "order")}
+            np.savez(file, graph=graph, settings=settings, **names)  # type: ignore[arg-type]
         partial.replace(path)
 
     @classmethod
@@ -205,6 +220,7 @@ class HNSW:
                     expansion_add=expansion_add,
                     expansion_search=expansion_search,
                     threads=threads,
+                    order=str(stored["order"]) if "order" in stored else "given",  # type: ignore[arg-type]
                 )
                 # The sums of the zip have been checked by now: the engine itself would not notice a flipped byte.
                 index._graph.load(stored["graph"].tobytes())
