@@ -23,6 +23,7 @@ NAMES = (
     "espn",
     "graph",
     "disk_ivf",
+    "filtered",
 )
 ROOT = Path(__file__).resolve().parent.parent
 

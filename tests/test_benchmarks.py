@@ -186,6 +186,7 @@ def test_an_unknown_benchmark_is_named(capsys):
         "espn",
         "graph",
         "disk_ivf",
+        "filtered",
     }
 
 

@@ -6,6 +6,8 @@
 - `insertion_order`: rows of high local intrinsic dimension first, which is how a graph finds most.
 - `DiskIVF`: dense rows in lists on disk, with attributes beside them that a filter is tested on before rows are read;
   `Attributes`: such columns in memory, for masks of any index.
+- `Acorn`, `LabelledGraph`, `RangeGraph`: graphs built to be searched under filters. `Cobweb`: a tree of prototypes
+  that explains what it finds.
 - `Leann`: texts without rows, by a thinned graph and product codes; rows are made again as a search needs them.
 - `Inverted`: sparse rows, exact, by posting lists; `Postings` are such lists ready made.
 - `Seismic`: sparse rows, approximate, by blocks of lists and their summaries.
@@ -22,8 +24,11 @@ from typing import TYPE_CHECKING
 from inlay.faces import lazy
 
 if TYPE_CHECKING:
+    from inlay.indexes.acorn import Acorn
     from inlay.indexes.attributes import Attributes
+    from inlay.indexes.cobweb import Cobweb, Concept
     from inlay.indexes.coded import Coded
+    from inlay.indexes.concept_path import draw_path
     from inlay.indexes.dense_graph import DenseGraph
     from inlay.indexes.disk_ivf import DiskIVF, DiskReads
     from inlay.indexes.espn import ESPN, Reads
@@ -31,9 +36,11 @@ if TYPE_CHECKING:
     from inlay.indexes.hnsw import HNSW
     from inlay.indexes.inverted import Inverted, Postings
     from inlay.indexes.ivf import IVF
+    from inlay.indexes.labelled_graph import LabelledGraph
     from inlay.indexes.leann import Leann
     from inlay.indexes.multi_vector import MultiVector
     from inlay.indexes.orders import insertion_order
+    from inlay.indexes.range_graph import RangeGraph
     from inlay.indexes.seismic import Seismic
     from inlay.indexes.slot_file import SlotFile, Slots
     from inlay.indexes.sparse_graph import SparseGraph
@@ -42,27 +49,36 @@ __all__ = [
     "ESPN",
     "HNSW",
     "IVF",
+    "Acorn",
     "Attributes",
+    "Cobweb",
     "Coded",
+    "Concept",
     "DenseGraph",
     "DiskIVF",
     "DiskReads",
     "Flat",
     "Inverted",
+    "LabelledGraph",
     "Leann",
     "MultiVector",
     "Postings",
+    "RangeGraph",
     "Reads",
     "Seismic",
     "SlotFile",
     "Slots",
     "SparseGraph",
+    "draw_path",
     "insertion_order",
 ]
 
 _HOMES = {
+    "Acorn": "acorn",
     "Attributes": "attributes",
+    "Cobweb": "cobweb",
     "Coded": "coded",
+    "Concept": "cobweb",
     "DenseGraph": "dense_graph",
     "DiskIVF": "disk_ivf",
     "DiskReads": "disk_ivf",
@@ -71,14 +87,17 @@ _HOMES = {
     "HNSW": "hnsw",
     "IVF": "ivf",
     "Inverted": "inverted",
+    "LabelledGraph": "labelled_graph",
     "Leann": "leann",
     "MultiVector": "multi_vector",
     "Postings": "inverted",
+    "RangeGraph": "range_graph",
     "Reads": "espn",
     "Seismic": "seismic",
     "SlotFile": "slot_file",
     "Slots": "slot_file",
     "SparseGraph": "sparse_graph",
+    "draw_path": "concept_path",
     "insertion_order": "orders",
 }
 

@@ -30,7 +30,7 @@ from inlay.errors import BadInput, Corrupt
 from inlay.indexes.card import Card, found_setting
 from inlay.indexes.filter_plan import SHARES, FilterCosts, FilterPlan, Route, checked_route
 from inlay.indexes.filtered_lists import Lists
-from inlay.indexes.filtered_walks import Answer, checked_recalls, checked_shares, filtered, measured_costs
+from inlay.indexes.filtered_walks import Answer, Choices, checked_recalls, checked_shares, filtered, measured_costs
 from inlay.indexes.flat import checked_k, checked_mask, checked_rows
 from inlay.indexes.post_filter import MARGIN
 from inlay.kernels import dense_graph as kernel
@@ -111,6 +111,7 @@ class DenseGraph:
         self._spare: list[Room] = []
         self.lists: Lists | None = None
         self._costs: dict[tuple[int, float | None], FilterCosts] = {}
+        self._choices: dict[Any, Choices] = {}
         self._lock = threading.Lock()
 
     @staticmethod
@@ -177,7 +178,7 @@ class DenseGraph:
             self._higher = int(self._graph.above[stop - 1]) + int(self._graph.levels[stop - 1]) if stop else 0
             self.card.built(len(vectors), time.perf_counter() - began)
             self.card.facts.pop(FILTERS, None)
-            self.lists, self._costs = None, {}
+            self.lists, self._costs, self._choices = None, {}, {}
 
     def search(
         self,
@@ -265,8 +266,8 @@ class DenseGraph:
         """Measure what each way among allowed rows costs on this index and machine, so that the planner knows.
 
         Rows are put in lists before, if they are not yet, which makes another way (`filtered_lists`); 4 bytes a row.
-        Every walk is set to the least `ef` that reaches a recall where random rows are allowed, and timed with it, by
-        this thread's processor time.
+        Every way is set to the least `ef` that reaches a recall, on filters that are drawn so that more rows of some
+        lists pass than of others; and timed with it, by this thread's processor time.
 
         Args:
             queries: [q, dim]; some dozens.
@@ -285,7 +286,7 @@ class DenseGraph:
         costs = measured_costs(self, queries, k, checked_recalls(recalls), checked_shares(shares), seed)
         others = [kept for kept in self.card.facts.get(FILTERS, []) if kept["k"] != k]
         self.card.facts[FILTERS] = others + [one.to_dict() for one in costs]
-        self._costs = {}
+        self._costs, self._choices = {}, {}
         return costs
 
     def filter_costs(self, k: int = 10, recall: float | None = None) -> FilterCosts:
@@ -384,8 +385,10 @@ class DenseGraph:
             if route is not None:
                 raise BadInput(f"route={route!r} is a way among allowed rows; give allow, a bool for each row")
             return Answer(*self._walked(queries, k, None, self._ef(ef, recall, k), "all"), [])
+        if route == "lists" and self._count:
+            self._listed()
         costs = self.filter_costs(k, recall if ef is None else None)
-        return filtered(self, queries, k, allow, costs, self._efs(ef, recall, k), route, told)
+        return filtered(self, queries, k, allow, costs, self._efs(ef, recall, k), route, (k, ef, recall), told)
 
     def _insert(self, rows: np.ndarray, budgets: np.ndarray, room: Room) -> None:
         kernel.insert(
@@ -434,6 +437,7 @@ class DenseGraph:
             if self.lists is None:
                 seed = self.settings["seed"]
                 self.lists = Lists.of(self._graph, self._count, self.dim, metric=self.metric, seed=seed)
+                self._choices = {}  # which were made without
             return self.lists
 
     def _scanned(self, queries: np.ndarray, k: int, rows: np.ndarray) -> Neighbours:

@@ -15,9 +15,9 @@ The share that matters to a walk is not that of all rows but that of the rows ne
 query is (*positively correlated*: then a walk is cheap, however narrow the filter) or elsewhere (*negatively*: then a
 walk goes a long way, and a two-hop walk starves). A scan and lists cost the same wherever the filter is: one of them is
 the *sure* way. Where a walk through is expected to be cheaper, it is begun, and ended in favour of the sure way when it
-has cost as much. Where only a positive correlation would make a walk worth while, and much so, or where two hops would
-be taken, which give no sign of what they miss, a short walk without the filter looks at the nearest rows first, and
-counts how many of them pass.
+has cost as much. Where only a positive correlation would make a walk worth while, and much so, a short walk without the
+filter looks at the nearest rows first, and counts how many of them pass. So it does before two hops are taken on trust,
+which give no sign of what they miss; where costs were measured, it is known that they reach the recall.
 
 Costs are those of one index on one machine: `DenseGraph.calibrate_filters` measures them. Before that, they are taken
 from figures of text vectors on an ordinary server.
@@ -47,7 +47,7 @@ __all__ = [
 
 Route: TypeAlias = Literal["scan", "lists", "two-hop", "through", "post", "all"]
 WALKS = ("lists", "through", "two-hop", "post")
-SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # at which walks are measured
+SHARES = (0.9, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)  # at which walks are measured
 PROBE = 24  # nearest rows that are looked at to see how many pass
 PRIOR = 4  # rows that pass as the filter does on average, and are counted with them: 0 of 24 need not mean none
 APART = 10.0  # the correlation that a probe hopes for
@@ -76,7 +76,6 @@ class FilterCosts:
     """What the ways of a filtered search cost on one index.
 
     Args:
-        listed: µs that listing the allowed rows takes, once a call.
         call: µs of a scan of next to nothing.
         scanned: µs a row of a scan, the first query of a call.
         scored: µs a row of a scan, each further query of a call.
@@ -88,7 +87,6 @@ class FilterCosts:
         k: neighbours they were asked for.
     """
 
-    listed: float
     call: float
     scanned: float
     scored: float
@@ -121,7 +119,7 @@ class FilterCosts:
             "post": tuple(WalkCost(s, round(16 / s), 60 + 520 * s**-0.76 * larger * visited) for s in SHARES),
         }
         return cls(
-            listed=count * 3e-4, call=40.0, scanned=0.006 + 0.00005 * width, scored=0.003 + 0.00002 * width,
+            call=40 + count * 1e-4, scanned=0.006 + 0.00005 * width, scored=0.003 + 0.00002 * width,
             probe=15 + 480 * larger * visited, visited=visited, walks=walks,
         )  # fmt: skip
 
@@ -139,9 +137,7 @@ class FilterCosts:
 
     def scan(self, matches: int, queries: int = 1) -> float:
         """µs a query of scoring all allowed rows, for calls of some queries with one filter."""
-        return (self.listed + self.call) / queries + matches * (
-            self.scored + max(0.0, self.scanned - self.scored) / queries
-        )
+        return self.call / queries + matches * (self.scored + max(0.0, self.scanned - self.scored) / queries)
 
     def walk(self, way: str, share: float, ef: int | None = None) -> float:
         """µs a query of a walk.
@@ -253,7 +249,7 @@ def must_probe(costs: FilterCosts, matches: int, count: int, efs: Mapping[str, i
     walks = {way: ef for way, ef in efs.items() if way != "lists"}
     plain, best = min((costs.walk(way, share, ef), way) for way, ef in walks.items())
     if plain <= sure:
-        return best != "through"
+        return best == "two-hop" and not costs.recall
     near = min(costs.walk(way, min(1.0, share * APART), ef) for way, ef in walks.items())
     return GAIN * (near + costs.probe) <= sure
 

@@ -38,9 +38,12 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "filtered", "measured_costs"]
 
 LARGEST = 4096  # candidates of a walk that is being measured
+EMPTY = np.empty(0, np.int64)
+PLANS = 4096  # that an index remembers
 LEAST = 512  # rows that any walk may score
 MANY = 5000  # rows of a scan that is being timed
 CLOCK = time.thread_time  # another program's work is no cost of ours
+UNEVEN = 1.5  # deviation between lists of the log odds that a row of theirs is allowed
 WIDE = 0.1  # share of allowed rows below which a post-filter is not measured: it never wins there
 
 
@@ -53,7 +56,9 @@ class Answer(NamedTuple):
 
 
 class Choices:
-    """The planner's choices for one filter; each is made once.
+    """The planner's choices for filters that about as many rows pass; each is made once.
+
+    `sure` and `micros` are the sure way and its cost, `probes` whether to look at the rows near the query.
 
     Args:
         costs: of the index.
@@ -69,12 +74,8 @@ class Choices:
         self.costs, self.matches, self.count, self.efs_at, self.queries = costs, matches, count, efs_at, queries
         self.efs = efs_at(matches / count)
         self.sure, self.micros = sure_way(costs, matches, count, self.efs, queries)
+        self.probes = must_probe(costs, matches, count, self.efs, queries)
         self._made: dict[int | None, FilterPlan] = {}
-
-    @property
-    def probes(self) -> bool:
-        """Whether to look at the rows near the query."""
-        return must_probe(self.costs, self.matches, self.count, self.efs, self.queries)
 
     def after(self, passed: int | None) -> FilterPlan:
         """The plan, knowing how many of the `PROBE` nearest rows pass, if that was looked at."""
@@ -104,6 +105,7 @@ def filtered(
     costs: FilterCosts,
     efs_at: Callable[[float], dict[str, int]],
     route: Route | None = None,
+    asked: tuple[Any, ...] = (),
     told: bool = False,
 ) -> Answer:
     """The k nearest of the allowed rows.
@@ -116,6 +118,7 @@ def filtered(
         costs: of the ways.
         efs_at: way → candidates to keep, by share of rows that pass.
         route: the way to take, or None for the planner's choice.
+        asked: what `costs` and `efs_at` come from; calls that are asked alike may share their plans.
         told: whether the plans are wanted.
     """
     began = CLOCK()
@@ -127,12 +130,16 @@ def filtered(
         every, scored = index._walked(queries, k, None, efs_at(1.0)["two-hop"], "all")
         return Answer(every, scored, [FilterPlan("all", count, matches, None, {}, 0, _micros(began) / q)] * q)
 
-    scan, scored = costs.scan(matches, q), 0
-    choices = Choices(costs, matches, count, efs_at, q)
+    scored = 0
+    # One in sixteen more or less that pass makes no other plan, but planning takes as long as a small search.
+    about = None if told else (*asked, q, round(8 * math.log2(matches)))
+    choices = index._choices.get(about)
+    if choices is None:
+        choices = Choices(costs, matches, count, efs_at, q)
+        if about is not None and len(index._choices) < PLANS:
+            index._choices[about] = choices
     if route is not None:
         plans = [choices.forced(route, k)] * q
-    elif scan <= costs.probe:  # nothing can be cheaper than to look
-        plans = [FilterPlan("scan", count, matches, None, {"scan": scan})] * q
     elif choices.probes:
         near, scored = index._walked(queries, PROBE, None, PROBE, "all", refined=False)
         passed = (allow[near.ids] & (near.ids >= 0)).sum(axis=1)
@@ -140,45 +147,49 @@ def filtered(
     else:
         plans = [choices.after(None)] * q
 
+    limit = None if route is not None else LEAST + math.ceil(choices.micros / costs.visited)
+    if not told and all(plan is plans[0] for plan in plans):
+        found, more, _ = _answered(index, choices, plans[0], queries, k, allow, limit)
+        return Answer(found, scored + more, plans)
     shared = _micros(began) / q
+    scores, ids = np.empty((q, k), np.float32), np.empty((q, k), np.int64)
     groups: dict[tuple[str, int], list[int]] = {}
     for i, plan in enumerate(plans):
         groups.setdefault((plan.route, plan.ef), []).append(i)
-    limit = None if route is not None else LEAST + math.ceil(choices.micros / costs.visited)
-    scores, ids = np.empty((q, k), np.float32), np.empty((q, k), np.int64)
-    for (way, ef), members in groups.items():
-        began, own = CLOCK(), queries if len(members) == q else queries[members]
-        found: Neighbours | None = None
-        late = np.arange(len(members))
-        if way != "scan":
-            found, more = _walk(index, way, own, k, allow, ef, limit)
-            late = np.flatnonzero(found.ids[:, min(k, matches) - 1] < 0)
-            scored += more
-        if len(late):
-            rest, more = _surely(index, choices, way, own if len(late) == len(own) else own[late], k, allow)
-            scored += more
-            if found is None:
-                found = rest
-            else:
-                found.scores[late], found.ids[late] = rest
-        assert found is not None
-        if len(members) == q:
-            scores, ids = found
-        else:
-            scores[members], ids[members] = found
+    for members in groups.values():
+        began = CLOCK()
+        found, more, late = _answered(index, choices, plans[members[0]], queries[members], k, allow, limit)
+        scores[members], ids[members] = found
+        scored += more
         if told:
-            took, completed = shared + _micros(began) / len(members), set() if way == "scan" else set(late.tolist())
+            took, completed = shared + _micros(began) / len(members), set(late.tolist())
             for i, member in enumerate(members):
                 plans[member] = plans[member].done(took, i in completed)
     return Answer(Neighbours(scores, ids), scored, plans)
 
 
-def _surely(
-    index: DenseGraph, choices: Choices, way: str, queries: np.ndarray, k: int, allow: np.ndarray
-) -> tuple[Neighbours, int]:
-    if way != "scan" and choices.sure == "lists":
-        return index._probed(queries, k, allow, choices.efs["lists"])
-    return index._scanned(queries, k, np.flatnonzero(allow)), choices.matches * len(queries)
+def _answered(
+    index: DenseGraph, choices: Choices, plan: FilterPlan, queries: np.ndarray, k: int, allow: np.ndarray,
+    limit: int | None,
+) -> tuple[Neighbours, int, np.ndarray]:  # fmt: skip
+    """What a plan finds, rows scored, and the numbers of the queries that the sure way completed."""
+    if plan.route == "scan":
+        allowed = np.flatnonzero(allow)
+        return index._scanned(queries, k, allowed), len(allowed) * len(queries), EMPTY
+    found, scored = _walk(index, plan.route, queries, k, allow, plan.ef, limit)
+    late = (
+        np.flatnonzero(found.ids[:, min(k, int(np.count_nonzero(allow))) - 1] < 0) if (found.ids < 0).any() else EMPTY
+    )
+    if len(late):
+        asked = queries if len(late) == len(queries) else queries[late]
+        if choices.sure == "lists":
+            rest, more = index._probed(asked, k, allow, choices.efs["lists"])
+        else:
+            allowed = np.flatnonzero(allow)
+            rest, more = index._scanned(asked, k, allowed), len(allowed) * len(late)
+        found.scores[late], found.ids[late] = rest
+        scored += more
+    return found, scored, late
 
 
 def _walk(
@@ -202,14 +213,14 @@ def _walk(
 def measured_costs(
     index: DenseGraph, queries: np.ndarray, k: int, recalls: Sequence[float], shares: Sequence[float], seed: int
 ) -> list[FilterCosts]:
-    """Time every way on filters that allow random rows, with the ef that reaches each recall. Arguments as in
+    """Time every way on filters that were drawn, with the ef that reaches each recall. Arguments as in
     `DenseGraph.calibrate_filters`.
     """
     random, count, recalls = np.random.default_rng(seed), len(index), sorted(set(map(float, recalls)))
     walks: dict[float, dict[str, list[WalkCost]]] = {recall: {way: [] for way in WALKS} for recall in recalls}
     lost: set[tuple[float, str]] = set()
     for share in sorted(shares, reverse=True):
-        allow = random.random(count) < share
+        allow = _as_attributes_are(index, share, random)
         allowed = np.flatnonzero(allow)
         if len(allowed) < k:
             continue
@@ -234,15 +245,14 @@ def measured_costs(
                 took = _timed(partial(search, ef=ef), queries)
                 walks[recall][way].append(WalkCost(share, ef, took))
     some = np.sort(random.permutation(count)[:MANY])
-    mask = np.zeros(count, dtype=bool)
-    mask[some] = True
-    began = CLOCK()
-    for _ in range(20):
-        np.flatnonzero(mask)
-    listed = _micros(began) / 20
-    few = some[:: max(1, len(some) // 16)]
-    call = _timed(lambda own: index._scanned(own, k, few), queries)  # what any call costs is no cost of rows
-    one = max(0.0, _timed(lambda own: index._scanned(own, k, some), queries) - call)
+    masks = np.zeros((2, count), dtype=bool)
+    masks[0, some[:: max(1, len(some) // 16)]], masks[1, some] = True, True
+
+    def scan(own: np.ndarray, mask: np.ndarray) -> Any:
+        return index._scanned(own, k, np.flatnonzero(mask))
+
+    call, one = (_timed(partial(scan, mask=mask), queries) for mask in masks)
+    one = max(0.0, one - call)  # what any call costs is no cost of rows
     began = CLOCK()
     index._scanned(queries, k, some)
     many = _micros(began) / len(queries)
@@ -252,11 +262,23 @@ def measured_costs(
     visited = _micros(began) / max(1, visits)
     return [
         FilterCosts(
-            listed=listed, call=call, scanned=one / len(some), scored=min(one, many) / len(some), probe=probe,
+            call=call, scanned=one / len(some), scored=min(one, many) / len(some), probe=probe,
             visited=visited, walks={way: tuple(own) for way, own in walks[recall].items() if own}, recall=recall, k=k,
         )
         for recall in recalls
     ]  # fmt: skip
+
+
+def _as_attributes_are(index: DenseGraph, share: float, random: np.random.Generator) -> np.ndarray:
+    """A mask of about a share of the rows, more of some lists than of others: what rows have goes with what they are.
+
+    Where every row had the same chance, walks would seem shorter than they are.
+    """
+    lists, count = index._listed(), len(index)
+    chance = 1 / (1 + np.exp(-np.log(share / (1 - share)) - UNEVEN * random.standard_normal(len(lists.starts) - 1)))
+    each = np.empty(count)
+    each[lists.rows] = np.repeat(chance, np.diff(lists.starts))
+    return random.random(count) < each * (share / each.mean())
 
 
 def checked_recalls(recalls: Sequence[float]) -> tuple[float, ...]:
