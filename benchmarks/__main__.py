@@ -24,6 +24,7 @@ NAMES = (
     "graph",
     "disk_ivf",
     "filtered",
+    "binary",
 )
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -102,7 +102,7 @@ def _warm(places: dict[str, str], keys: list[str], rows: np.ndarray, size: str, 
         searching("inlay", lambda key: [name for name, _ in ours.most_similar(key, k=K)]),
         searching("gensim", lambda key: [name for name, _ in theirs.most_similar(key, topn=K)]),
         quality=SAME, unit="ms", budget=budget,
-        notes={"scan": "int8 sketch, then float32 rows until no other row can be nearer"},
+        notes={"scan": "high halves of an int8 sketch, then the rest of rows that can be among the best"},
     )  # fmt: skip
     # Equal vectors: ours are asked raw, since that is what gensim gives.
     same = _same(ours, theirs, asked)

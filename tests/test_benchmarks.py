@@ -187,6 +187,7 @@ def test_an_unknown_benchmark_is_named(capsys):
         "graph",
         "disk_ivf",
         "filtered",
+        "binary",
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import threading
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from inlay.errors import BadInput, Corrupt
 from inlay.words import Featurizer, KeyedVectors, Rules, StoreWriter, concat
+from inlay.words.store_writer import sketch_width
 
 N, DIM = 700, 20
 DTYPES = ("float32", "float16", "int8")
@@ -246,7 +248,7 @@ def test_nearest_keys_are_those_of_brute_force(stores, keys, dtype, fast, monkey
     if fast:
         pytest.importorskip("numba")
     monkeypatch.setattr("inlay.kernels.dense.compiled", lambda work: fast)
-    monkeypatch.setattr("inlay.kernels.sketch.compiled", lambda work: fast)
+    monkeypatch.setattr("inlay.kernels.halves.compiled", lambda work: fast)
     kv = stores[dtype]
     all_rows = kv.file.unit_rows(np.arange(N)).astype(np.float64)
     for row in range(0, N, 23):
@@ -380,6 +382,42 @@ def test_another_reader_of_safetensors_can_look_inside(kv, path):
     with safetensors.safe_open(path, "np") as file:
         np.testing.assert_array_equal(file.get_tensor("rows"), kv.file.whole("rows"))
         assert json.loads(file.metadata()["inlay"])["rules"]["version"] == 1
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_file_of_format_1_opens_and_searches(tmp_path, fast, monkeypatch):
+    if fast:
+        pytest.importorskip("numba")
+    monkeypatch.setattr("inlay.kernels.sketch.compiled", lambda work: fast)
+    path = tmp_path / "old"
+    path.write_bytes(gzip.decompress((Path(__file__).parent / "data" / "keyed-vectors-1.inlay.gz").read_bytes()))
+    rows = np.random.default_rng(11).integers(-20, 21, size=(60, 12)).astype(np.float32)
+    rows[7] = 0
+    names = [f"key{i}" for i in range(60)]
+    with KeyedVectors.open(path) as old, KeyedVectors.write(tmp_path / "new", names, rows, subword=None) as new:
+        assert ["sketch" in kv.file for kv in (old, new)] == [True, False]
+        assert "sketch_high" in new.file
+        old.file.verify()
+        np.testing.assert_allclose(old[names], unit(rows), atol=1e-6)
+        for name in names[::7]:
+            assert old.most_similar(name, k=5) == new.most_similar(name, k=5)
+
+
+def test_a_sketch_takes_a_quarter_and_six_bytes_a_row(tmp_path):
+    rows = np.random.default_rng(3).standard_normal((50, 300)).astype(np.float32)
+    names = [f"k{i}" for i in range(50)]
+    with KeyedVectors.write(tmp_path / "w", names, rows) as kv:
+        sizes = kv.file.sizes()
+        assert sizes["sketch_high"] == sizes["sketch_low"] == 50 * 160
+        assert (sizes["sketch_scales"], sizes["sketch_rests"]) == (50 * 4, 50 * 2)
+    for dim, width in ((1, 32), (32, 32), (50, 64), (100, 128), (200, 224), (256, 256), (1000, 1024)):
+        assert sketch_width(dim) == width
+
+
+def test_a_format_of_another_time_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("inlay.words.store_writer.FORMAT", "inlay keyed vectors 9")
+    with pytest.raises(Corrupt, match="format is 'inlay keyed vectors 9', expected 'inlay keyed vectors 2'"):
+        KeyedVectors.write(tmp_path / "f", ["a"], np.ones((1, 3)))
 
 
 def test_opening_reads_neither_rows_nor_keys(path, keys, monkeypatch):

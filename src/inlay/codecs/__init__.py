@@ -4,6 +4,10 @@
 - `Int8`: a number at 1 byte and one scale a row; its codes are `Quantised`.
 - `ProductQuantiser`: parts of a row as numbers of their nearest centres; `NormPQ`: the same with lengths apart
   (`NormCodes`); `MagnitudePQ`: more parts for longer rows.
+- `OptimisedProduct`: product codes after a rotation that makes them fit; `CoarseProduct`: of what a coarse centre
+  leaves.
+- `RecurrentBinary`: bits by small networks, each for what those before left over (learnt by
+  `inlay.training.learn_binary`).
 - `LowRankRows`, `MagnitudeLowRank`: short codes over a basis, or over one for each group of lengths.
 - `TensorTrain`, `Pruned`, `Deduplicated`: a matrix as three small cores, its largest numbers, its distinct blocks.
 - `MuveraFDE`: a bag of token vectors as one row, whose dots come near to MaxSim; `carve` shortens queries.
@@ -21,6 +25,7 @@ from inlay.faces import lazy
 if TYPE_CHECKING:
     from inlay.codecs.ball_carving import carve
     from inlay.codecs.budgets import for_budget, nbytes_of
+    from inlay.codecs.coarse_product import CoarseCodes, CoarseProduct
     from inlay.codecs.deduplicated import BlockCodes, Deduplicated
     from inlay.codecs.low_rank import Grouped, LowRankRows, MagnitudeLowRank
     from inlay.codecs.magnitude_product import MagnitudePQ
@@ -28,12 +33,16 @@ if TYPE_CHECKING:
     from inlay.codecs.norm_product import NormCodes, NormPQ
     from inlay.codecs.product import ProductQuantiser
     from inlay.codecs.pruned import Pruned, SparseCodes
+    from inlay.codecs.recurrent_binary import RecurrentBinary
     from inlay.codecs.residual import ResidualCodes, ResidualTokens
+    from inlay.codecs.rotation import OptimisedProduct
     from inlay.codecs.scalar import Float16, Float32, Int8, Quantised
     from inlay.codecs.tensor_train import TensorTrain, TrainCodes
 
 _HOMES = {
     "BlockCodes": "deduplicated",
+    "CoarseCodes": "coarse_product",
+    "CoarseProduct": "coarse_product",
     "Deduplicated": "deduplicated",
     "Float16": "scalar",
     "Float32": "scalar",
@@ -45,9 +54,11 @@ _HOMES = {
     "MuveraFDE": "muvera",
     "NormCodes": "norm_product",
     "NormPQ": "norm_product",
+    "OptimisedProduct": "rotation",
     "ProductQuantiser": "product",
     "Pruned": "pruned",
     "Quantised": "scalar",
+    "RecurrentBinary": "recurrent_binary",
     "ResidualCodes": "residual",
     "ResidualTokens": "residual",
     "SparseCodes": "pruned",
@@ -60,6 +71,8 @@ _HOMES = {
 
 __all__ = [
     "BlockCodes",
+    "CoarseCodes",
+    "CoarseProduct",
     "Deduplicated",
     "Float16",
     "Float32",
@@ -71,9 +84,11 @@ __all__ = [
     "MuveraFDE",
     "NormCodes",
     "NormPQ",
+    "OptimisedProduct",
     "ProductQuantiser",
     "Pruned",
     "Quantised",
+    "RecurrentBinary",
     "ResidualCodes",
     "ResidualTokens",
     "SparseCodes",

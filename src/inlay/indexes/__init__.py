@@ -3,6 +3,8 @@
 - `Flat`: dense rows, exact scan.
 - `HNSW`: dense rows, approximate, by a graph (extra `hnsw`); `DenseGraph`: the same by the house's own, walked in int8,
   with filters (extra `fast`).
+- `IVFProduct`: lists of product codes, as `JointPQ` learns them; `TwoStage`: candidates by codes in memory, ordered by
+  rows on disk; `Binary`: rows of a few bits a dimension.
 - `insertion_order`: rows of high local intrinsic dimension first, which is how a graph finds most.
 - `DiskIVF`: dense rows in lists on disk, with attributes beside them that a filter is tested on before rows are read;
   `Attributes`: such columns in memory, for masks of any index.
@@ -26,6 +28,7 @@ from inlay.faces import lazy
 if TYPE_CHECKING:
     from inlay.indexes.acorn import Acorn
     from inlay.indexes.attributes import Attributes
+    from inlay.indexes.binary import Binary
     from inlay.indexes.cobweb import Cobweb, Concept
     from inlay.indexes.coded import Coded
     from inlay.indexes.concept_path import draw_path
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from inlay.indexes.hnsw import HNSW
     from inlay.indexes.inverted import Inverted, Postings
     from inlay.indexes.ivf import IVF
+    from inlay.indexes.ivf_product import IVFProduct
     from inlay.indexes.labelled_graph import LabelledGraph
     from inlay.indexes.leann import Leann
     from inlay.indexes.multi_vector import MultiVector
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from inlay.indexes.seismic import Seismic
     from inlay.indexes.slot_file import SlotFile, Slots
     from inlay.indexes.sparse_graph import SparseGraph
+    from inlay.indexes.two_stage import Touched, TwoStage
 
 __all__ = [
     "ESPN",
@@ -51,6 +56,7 @@ __all__ = [
     "IVF",
     "Acorn",
     "Attributes",
+    "Binary",
     "Cobweb",
     "Coded",
     "Concept",
@@ -58,6 +64,7 @@ __all__ = [
     "DiskIVF",
     "DiskReads",
     "Flat",
+    "IVFProduct",
     "Inverted",
     "LabelledGraph",
     "Leann",
@@ -69,6 +76,8 @@ __all__ = [
     "SlotFile",
     "Slots",
     "SparseGraph",
+    "Touched",
+    "TwoStage",
     "draw_path",
     "insertion_order",
 ]
@@ -76,6 +85,7 @@ __all__ = [
 _HOMES = {
     "Acorn": "acorn",
     "Attributes": "attributes",
+    "Binary": "binary",
     "Cobweb": "cobweb",
     "Coded": "coded",
     "Concept": "cobweb",
@@ -86,6 +96,7 @@ _HOMES = {
     "Flat": "flat",
     "HNSW": "hnsw",
     "IVF": "ivf",
+    "IVFProduct": "ivf_product",
     "Inverted": "inverted",
     "LabelledGraph": "labelled_graph",
     "Leann": "leann",
@@ -97,6 +108,8 @@ _HOMES = {
     "SlotFile": "slot_file",
     "Slots": "slot_file",
     "SparseGraph": "sparse_graph",
+    "Touched": "two_stage",
+    "TwoStage": "two_stage",
     "draw_path": "concept_path",
     "insertion_order": "orders",
 }

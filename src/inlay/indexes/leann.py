@@ -133,7 +133,7 @@ class Leann:
         return {
             "links": self._links.nbytes,
             "codes": self._codes.nbytes,
-            "codebook": self.codec.codebook_nbytes if self.codec.centres else 0,
+            "codebook": self.codec.codebook_nbytes // 2 if self.codec.centres else 0,
             "cached": self.rows.nbytes,
         }
 
@@ -150,6 +150,8 @@ class Leann:
         self.rows = Recomputed(self.rows.encoder, texts)
         codes, sample = self._coded(texts, progress)
         self.codec.fit(sample)
+        # Kept in half precision, as few texts would not outweigh the centres; so they are used as they are kept.
+        self.codec.centres = [part.astype(np.float16).astype(np.float32) for part in self.codec.centres]
         # The codes of the walk are a byte a number, as good a row as its product code needs.
         self._codes = np.concatenate(
             [self.codec.encode(_decoded(codes[i : i + TEXTS_AT_ONCE], self._dim)) for i in range(0, len(codes), 4096)]
@@ -164,7 +166,7 @@ class Leann:
         limit = None if self.settings["budget"] is None else self.settings["budget"] * text_bytes
         self._links = _links_of(full)
         low = self.settings["low_degree"]
-        fixed = self._codes.nbytes + self.codec.codebook_nbytes
+        fixed = self._codes.nbytes + self.codec.codebook_nbytes // 2
         thinned = limit is None or fixed + self._links.nbytes > limit
         while thinned:
             budgets = np.full(n, low, np.int64)
@@ -311,10 +313,13 @@ class Leann:
         """All that is kept, by name; `facts` goes with it."""
         links = self._links.compacted()
         kept, rows = self.rows.kept
+        codec = self.codec.arrays() if len(self) else {}
+        if codec:
+            codec["centres"] = codec["centres"].astype(np.float16)
         return {
             "links": links.packed, "degrees": links.degrees, "codes": self._codes, "kept": kept, "rows": rows,
             "dead": np.array(sorted(self._dead), dtype=np.uint32),
-            **{f"codec.{name}": array for name, array in (self.codec.arrays() if len(self) else {}).items()},
+            **{f"codec.{name}": array for name, array in codec.items()},
         }  # fmt: skip
 
     def facts(self) -> dict[str, Any]:
@@ -334,6 +339,7 @@ class Leann:
             index._dead = {int(row) for row in arrays["dead"]}
             if len(index):
                 own = {n.removeprefix("codec."): a for n, a in arrays.items() if n.startswith("codec.")}
+                own["centres"] = own["centres"].astype(np.float32)
                 index.codec = ProductQuantiser.restored(own, facts["codec"])
             if len(index._links) != len(index._codes):
                 raise ValueError(f"{len(index._links)} rows have links and {len(index._codes)} have codes")

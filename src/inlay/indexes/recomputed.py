@@ -82,16 +82,17 @@ class Recomputed:
 
     def _made(self, ids: list[int]) -> np.ndarray:
         texts = self.texts(ids) if callable(self.texts) else [self.texts[row] for row in ids]
+        known = [text for text in texts if text is not None]
+        if len(known) == len(ids):
+            return self._ready(self.encoder.encode_document(known))
         there = np.array([text is not None for text in texts], dtype=bool)
-        if there.all():
-            return self._ready(self.encoder.encode_document(texts))
         gone = np.array(ids)[~there]
         if self.stand_in is None:
             raise BadInput(f"the text of row {gone[0]} is gone, and its row cannot be made again")
         out = np.empty((len(ids), self.encoder.space.dim), dtype=np.float32)
         out[~there] = self.stand_in(gone)
         if there.any():
-            out[there] = self._ready(self.encoder.encode_document([text for text in texts if text is not None]))
+            out[there] = self._ready(self.encoder.encode_document(known))
         return out
 
     def _ready(self, rows: object) -> np.ndarray:

@@ -43,11 +43,11 @@ def candidates(query: np.ndarray, codes: np.ndarray, scales: np.ndarray, k: int)
     return Neighbours(scores, ids), 1.1 * error
 
 
-def rounded(query: np.ndarray) -> tuple[np.ndarray, np.float32, float]:
-    """A query [width] as int16, so small that no product with int8 rows leaves int32; its step; and the length of what
-    rounding left out.
+def rounded(query: np.ndarray, most: int = MOST) -> tuple[np.ndarray, np.float32, float]:
+    """A query [width] as int16 of up to `most`, so small that no product with int8 rows leaves int32; its step; and the
+    length of what rounding left out.
     """
-    most = min(MOST, ((1 << 31) - 1) // (127 * len(query)))
+    most = min(most, ((1 << 31) - 1) // (127 * len(query)))
     step = np.float32(np.abs(query).max(initial=0) / most)
     if step == 0:
         return np.zeros(len(query), np.int16), step, float(np.linalg.norm(query.astype(np.float64)))

@@ -9,6 +9,8 @@
   ones: `Splade`, `SparseHead`, and what their rows cost, `sparse_cost`.
 - losses, each a term over a `Pool` of vectors: `InfoNCE`, `EmbedMatch`, `GramMatch`, `OrderMatch`, `Listwise`,
   `SpreadOut`, `CoSENT`, `Flops`; `Matryoshka` wraps one, `Sum` weighs several.
+- codes that are learnt with what they serve: `JointPQ` (in an item tower, `TwoTower`), `ContrastivePQ` and then a
+  `DenseHead` over `LocalityBatches`, `learn_binary`.
 - training: `Teacher` (vectors computed once), `Stage`, `Trainer`, `Recipe`.
 - after: `soup`, `task_arithmetic`, `slerp`, `truncate_dims`, `quantise_table`; `write_card`.
 
@@ -24,13 +26,19 @@ from inlay.faces import lazy
 if TYPE_CHECKING:
     from inlay.training.after import quantise_table, slerp, soup, task_arithmetic, truncate_dims
     from inlay.training.batching import Batch, Batcher, by_length, mixed, one_source, quota
+    from inlay.training.binarisation import learn_binary
     from inlay.training.cached import cached_backward
     from inlay.training.card import write_card
+    from inlay.training.contrastive_product import ContrastivePQ
     from inlay.training.cosent import CoSENT
+    from inlay.training.dense_head import DenseHead
     from inlay.training.distillation import EmbedMatch, GramMatch, Listwise, OrderMatch
     from inlay.training.example import Example, read, write
     from inlay.training.flops import Flops
+    from inlay.training.index_negatives import mined_lists
     from inlay.training.info_nce import InfoNCE, LearntScale, hardness
+    from inlay.training.joint_product import JointPQ
+    from inlay.training.locality_batches import LocalityBatches, RandomBatches
     from inlay.training.matryoshka import Matryoshka
     from inlay.training.mining import consistent, decontaminate, dedupe, mine
     from inlay.training.models import Model
@@ -48,19 +56,24 @@ if TYPE_CHECKING:
     from inlay.training.total import Sum
     from inlay.training.trainer import Trainer
     from inlay.training.transformer import Transformer
+    from inlay.training.two_tower import TwoTower
     from inlay.training.views import Prefix, TitleText, Wrap
 
 _HOMES = {
     "Batch": "batching",
     "Batcher": "batching",
     "CoSENT": "cosent",
+    "ContrastivePQ": "contrastive_product",
+    "DenseHead": "dense_head",
     "EmbedMatch": "distillation",
     "Example": "example",
     "Flops": "flops",
     "GramMatch": "distillation",
     "InfoNCE": "info_nce",
+    "JointPQ": "joint_product",
     "LearntScale": "info_nce",
     "Listwise": "distillation",
+    "LocalityBatches": "locality_batches",
     "LowRankTable": "tables",
     "Matryoshka": "matryoshka",
     "Model": "models",
@@ -68,6 +81,7 @@ _HOMES = {
     "Pool": "scores",
     "Prefix": "views",
     "ProductTable": "tables",
+    "RandomBatches": "locality_batches",
     "Recipe": "recipe",
     "Source": "sources",
     "SparseCost": "posting_cost",
@@ -81,6 +95,7 @@ _HOMES = {
     "TitleText": "views",
     "Trainer": "trainer",
     "Transformer": "transformer",
+    "TwoTower": "two_tower",
     "Wrap": "views",
     "by_length": "batching",
     "cached_backward": "cached",
@@ -89,7 +104,9 @@ _HOMES = {
     "decontaminate": "mining",
     "dedupe": "mining",
     "hardness": "info_nce",
+    "learn_binary": "binarisation",
     "mine": "mining",
+    "mined_lists": "index_negatives",
     "mixed": "batching",
     "one_source": "batching",
     "quantise_table": "after",
@@ -108,13 +125,17 @@ __all__ = [
     "Batch",
     "Batcher",
     "CoSENT",
+    "ContrastivePQ",
+    "DenseHead",
     "EmbedMatch",
     "Example",
     "Flops",
     "GramMatch",
     "InfoNCE",
+    "JointPQ",
     "LearntScale",
     "Listwise",
+    "LocalityBatches",
     "LowRankTable",
     "Matryoshka",
     "Model",
@@ -122,6 +143,7 @@ __all__ = [
     "Pool",
     "Prefix",
     "ProductTable",
+    "RandomBatches",
     "Recipe",
     "Source",
     "SparseCost",
@@ -135,6 +157,7 @@ __all__ = [
     "TitleText",
     "Trainer",
     "Transformer",
+    "TwoTower",
     "Wrap",
     "by_length",
     "cached_backward",
@@ -143,7 +166,9 @@ __all__ = [
     "decontaminate",
     "dedupe",
     "hardness",
+    "learn_binary",
     "mine",
+    "mined_lists",
     "mixed",
     "one_source",
     "quantise_table",

@@ -6,7 +6,9 @@ The file is a safetensors file (any reader of that format can look inside) whose
     rows [n, dim]                 unit rows, float32, float16 or int8
     scales [n]                    int8 only: what one step is worth, chosen so that the decoded row has length 1
     norms [n]                     lengths before normalisation: raw = unit · norm
-    sketch [n, ≥ dim], sketch_scales [n]  optional int8 copy of float rows, which a search scans first
+    sketch_high, sketch_low [n, ≥ dim / 2]  optional int8 copy of float rows, which a search scans first: the high half
+                                  of every number, and the low half (see `kernels.halves`)
+    sketch_scales, sketch_rests [n]       what one step of it is worth, and how much the low halves of a row come to
     key_offsets [n + 1], key_bytes        the keys in file order, UTF-8
     hash_starts, hashes, hash_rows        key → rows (see `key_index`); folded_… the same for lower-cased keys
     gram_…                        optional: character n-gram → rows (see `subword`)
@@ -15,6 +17,8 @@ The file is a safetensors file (any reader of that format can look inside) whose
 Opening reads the header and `sums`. A page is verified when it is first touched, so a flipped byte is a `Corrupt`
 error that names the file, and never a wrong vector. Single rows are read by `pread`, which maps nothing: memory stays
 at what was asked for. Only a search, which needs all rows, maps them: shared, read-only, safe for threads and forks.
+
+Files of format 1 hold that copy undivided (`sketch` [n, ≥ dim], int8) and are searched by it as they are.
 
 Source of the idea: "Magnitude: A Fast, Efficient Universal Vector Embedding Utility Package" (arXiv 1810.11190).
 Theirs is an SQLite table with a column a dimension; the behaviours are kept, that layout is not.
@@ -39,7 +43,8 @@ Block: TypeAlias = tuple[np.dtype[Any], tuple[int, ...], tuple[int, int]]  # typ
 
 __all__ = ["FORMAT", "PAGE", "ROOM", "StoreFile"]
 
-FORMAT = "inlay keyed vectors 1"
+FORMAT = "inlay keyed vectors 2"
+READABLE = ("inlay keyed vectors 1", FORMAT)
 PAGE = 4096  # bytes a checksum covers: what a single row costs to verify
 ROOM = 4 * PAGE  # bytes kept for the header, so that it can be written last
 READ_ONE_BY_ONE = 64  # rows up to which single reads are cheaper than mapping
@@ -88,7 +93,7 @@ class StoreFile:
             }
         except (ValueError, KeyError, TypeError):
             raise self._corrupt("its header does not parse") from None
-        if about.get("format") != FORMAT:
+        if about.get("format") not in READABLE:
             raise self._corrupt(f"its format is {about.get('format')!r}, expected {FORMAT!r}")
         for name, (dtype, shape, (low, high)) in blocks.items():
             if high - low != dtype.itemsize * math.prod(shape):
@@ -229,7 +234,7 @@ class StoreFile:
     def unit_rows(self, at: Iterable[int] | np.ndarray) -> np.ndarray:
         """Rows of length 1 (to the precision they are kept in; a row of zeros stays so), float32 [m, dim]."""
         at = np.asarray(at, dtype=np.int64)
-        rows = self.gather("rows", at).astype(np.float32)
+        rows = self.gather("rows", at).astype(np.float32, copy=False)
         if "scales" in self:
             rows *= self.gather("scales", at)[:, None]
         return rows
@@ -253,7 +258,7 @@ class StoreFile:
     def keys(self, at: Iterable[int] | np.ndarray) -> list[str]:
         """The keys of rows."""
         at = np.asarray(at, dtype=np.int64)
-        lows, highs = self.gather("key_offsets", at).tolist(), self.gather("key_offsets", at + 1).tolist()
+        lows, highs = self.gather("key_offsets", np.concatenate([at, at + 1])).reshape(2, -1).tolist()
         if len(at) > READ_ONE_BY_ONE:
             raw = self.whole("key_bytes").data
             return [str(raw[low:high], "utf-8", "surrogatepass") for low, high in zip(lows, highs)]

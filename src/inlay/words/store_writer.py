@@ -20,6 +20,7 @@ from inlay.codecs import Int8
 from inlay.errors import BadInput
 from inlay.io import sync_folder
 from inlay.kernels.dense import normalise
+from inlay.kernels.halves import split
 from inlay.kernels.mixing import keys_of
 from inlay.words.key_index import most_alike, sorted_hashes
 from inlay.words.out_of_vocabulary import Rules
@@ -33,6 +34,7 @@ NAMES = {
     "float32": "F32", "float16": "F16", "int8": "I8", "uint8": "U8", "uint16": "U16", "uint32": "U32", "uint64": "U64",
     "int64": "I64",
 }  # fmt: skip
+PLANES = ("sketch_high", "sketch_low")
 COPIED_AT_ONCE = 1 << 22
 
 
@@ -43,8 +45,9 @@ class StoreWriter:
         path: the file; one that is there is replaced at the end.
         dtype: how rows are kept: `float32`; `float16`, half the bytes; `int8`, a quarter, each number off by at most
             1/254 of the largest in its row.
-        sketch: keep an int8 copy of float rows beside them, a quarter (or half) of their bytes, with which an exact
-            search reads that much less. Default: for float32.
+        sketch: keep an int8 copy of float rows beside them, a quarter (or half) of their bytes, of which an exact
+            search reads little more than half: the high halves of its numbers, and the low halves of few rows. Default:
+            for float32.
         subword: shortest and longest character n-gram of the posting lists that answer for misspelt keys, or None for
             a smaller file whose unknown keys get vectors that are only hashes.
         rules: how vectors of unknown keys are made; frozen in the file (default: `Rules()`).
@@ -73,6 +76,7 @@ class StoreWriter:
         self._keys: list[str] = []
         self._norms: list[np.ndarray] = []
         self._scales: list[np.ndarray] = []
+        self._rests: list[np.ndarray] = []
         self._worst = 0.0
         self._partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
 
@@ -80,8 +84,8 @@ class StoreWriter:
         if not self.path.parent.is_dir():
             raise BadInput(f"the folder {self.path.parent} does not exist; make it first")
         self._out = _Summed(open(self._partial, "wb"))
-        # The sketch has to follow all rows, so it waits in a nameless file on the same disk.
-        self._spool: IO[bytes] = tempfile.TemporaryFile(dir=self.path.parent)
+        # The sketch has to follow all rows, so its planes wait in nameless files on the same disk.
+        self._spools: list[IO[bytes]] = [_nameless(self.path.parent) for _ in PLANES]
         return self
 
     def add(self, keys: Sequence[str], rows: np.ndarray) -> None:
@@ -119,12 +123,16 @@ class StoreWriter:
         self._keys.extend(keys)
 
     def _sketch(self, rows: np.ndarray) -> None:
-        """Int8 codes of rows, and how far they are from the rows at worst: no score can be off by more."""
+        """Int8 codes of rows, and how far they are from the rows at worst, in steps: no score can be off by more."""
         codes, scales = Int8().encode(rows)
         error = rows - codes * scales[:, None]
-        self._worst = max(self._worst, float(np.sqrt(np.einsum("nd,nd->n", error, error, dtype=np.float64)).max()))
+        lengths = np.sqrt(np.einsum("nd,nd->n", error, error, dtype=np.float64))
+        self._worst = max(self._worst, float(np.divide(lengths, scales, where=scales > 0, out=lengths).max(initial=0)))
         self._scales.append(scales)
-        self._spool.write(np.pad(codes, ((0, 0), (0, sketch_width(self.dim) - self.dim))).data)
+        *planes, rests = split(codes, sketch_width(self.dim))
+        self._rests.append(rests)
+        for plane, spool in zip(planes, self._spools):
+            spool.write(plane.data)
 
     def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
         try:
@@ -134,7 +142,8 @@ class StoreWriter:
                 sync_folder(self.path.parent)
         finally:
             self._out.file.close()
-            self._spool.close()
+            for spool in self._spools:
+                spool.close()
             self._partial.unlink(missing_ok=True)
 
     def _finish(self) -> None:
@@ -144,12 +153,12 @@ class StoreWriter:
         rows = (n, self.dim)
         header = {"rows": self._entry(self.dtype, rows, 0, n * self.dim * np.dtype(self.dtype).itemsize)}
         self._pad(header)
-        if self.sketch:
+        for name, spool in zip(PLANES if self.sketch else (), self._spools):
             start = self._out.written
-            self._spool.seek(0)
-            while part := self._spool.read(COPIED_AT_ONCE):
+            spool.seek(0)
+            while part := spool.read(COPIED_AT_ONCE):
                 self._out.write(np.frombuffer(part, dtype=np.uint8))
-            header["sketch"] = self._entry("int8", (n, sketch_width(self.dim)), start, self._out.written)
+            header[name] = self._entry("uint8", (n, sketch_width(self.dim) // 2), start, self._out.written)
             self._pad(header)
         blocks = self._index_blocks()
         for name, array in blocks.items():
@@ -161,7 +170,7 @@ class StoreWriter:
             "format": FORMAT,
             "max_duplicates": most_alike(blocks["key_hashes"]),
             "max_folded_duplicates": most_alike(blocks.get("folded_hashes", blocks["key_hashes"])),
-            "sketch_error": self._worst,
+            "sketch_steps_off": self._worst,
             "subword": self.subword,
             "rules": self.rules.as_dict(),
             "metadata": self.metadata,
@@ -172,6 +181,8 @@ class StoreWriter:
         blocks = {"norms": np.concatenate(self._norms)}
         if self._scales:
             blocks["sketch_scales" if self.sketch else "scales"] = np.concatenate(self._scales)
+        if self._rests:
+            blocks["sketch_rests"] = np.concatenate(self._rests)
         encoded = [key.encode("utf-8", "surrogatepass") for key in self._keys]
         blocks["key_offsets"] = np.concatenate([[0], np.cumsum([len(key) for key in encoded])]).astype(np.int64)
         blocks["key_bytes"] = np.frombuffer(b"".join(encoded) or b"\0", dtype=np.uint8)
@@ -216,13 +227,17 @@ class StoreWriter:
             header[f"pad{len(header)}"] = self._entry("uint8", (gap,), start, start + gap)
 
 
+def _nameless(folder: Path) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=folder)
+
+
 def sketch_width(dim: int) -> int:
     """Columns of a sketch: zeros fill up a row where a scan then runs faster than it has bytes more to read.
 
-    Kernels take 64 columns at a time and a remainder of 16s; what is left after that goes one by one.
+    Kernels take 64 columns at a time, of which a byte of a plane holds two, and a remainder of 32.
     """
     whole = -(-dim // 64) * 64
-    return whole if 10 * whole <= 11 * dim else -(-dim // 16) * 16
+    return whole if 10 * whole <= 11 * dim else -(-dim // 32) * 32
 
 
 class _Summed:

@@ -174,12 +174,15 @@ def _ablation(box: Any, texts: list[str], seed: int) -> dict[str, float]:
     small = copy.copy(whole)
     codes, _ = whole._coded(kept, False)
     order = whole._order(codes)
-    # The degree at which a graph built small has as many links as the thinned one.
-    for degree in range(4, 24):
+    low, high = 4, 24  # the least degree at which a graph built small has as many links as the thinned one
+    while low < high:
+        degree = (low + high) // 2
         small.settings = {**whole.settings, "degree": degree}
         small._links = _links_of(small._graph(codes, order, np.full(len(kept), degree, np.int64)))
-        if small._links.degrees.mean() >= found["degree"]:
-            break
+        low, high = (low, degree) if small._links.degrees.mean() >= found["degree"] else (degree + 1, high)
+    if small.settings["degree"] != low:
+        small.settings = {**whole.settings, "degree": low}
+        small._links = _links_of(small._graph(codes, order, np.full(len(kept), low, np.int64)))
     found["degree small"] = float(small._links.degrees.mean())
     for name, index, promote, batch in (
         ("naive", thinned, 1.0, 1), ("two-level", thinned, 0.15, 1), ("batched", thinned, 0.15, 32),

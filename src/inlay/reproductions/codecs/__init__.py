@@ -1,0 +1,1 @@
+"""Reproductions of codecs: rows in fewer bytes."""

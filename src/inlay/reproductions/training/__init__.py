@@ -1,0 +1,1 @@
+"""Reproductions of how encoders and their indexes are learnt."""
