@@ -199,8 +199,8 @@ def _lancedb(rows: np.ndarray, labels: dict[str, np.ndarray]) -> Engine:
     keep = folder  # as long as the engine is asked
 
     def search(query: np.ndarray, where: str, setting: int) -> np.ndarray:
-        found = table.search(query[0], vector_column_name="vector").where(where, prefilter=True).select(["id"])
-        found = found.limit(K).nprobes(setting).refine_factor(3)
+        found = table.search(query[0], vector_column_name="vector").where(where, prefilter=True)
+        found = found.select(["id", "_distance"]).limit(K).nprobes(setting).refine_factor(3)
         return found.to_arrow()["id"].to_numpy()
 
     return Engine("lancedb", lambda one: f"{one.name} = {one.label}" if keep else "", search, (1, 2, 4, 8, 16, 32))
