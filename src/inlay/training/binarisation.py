@@ -223,7 +223,7 @@ def learn_codes(
     lr: float = 1e-3,
     weight_decay: float = 0.0,
     clip: float = 5.0,
-    noise: float = 0.5,
+    noise: float = 1.0,
     old_codes: np.ndarray | None = None,
     seed: int = 0,
     progress: Callable[[int, float], None] | None = None,
@@ -294,7 +294,7 @@ def learn_binary(
     lr: float = 1e-3,
     weight_decay: float = 0.0,
     clip: float = 5.0,
-    noise: float = 0.5,
+    noise: float = 1.0,
     compatible_with: tuple[RecurrentBinary, BitPlanes] | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -319,7 +319,8 @@ def learn_binary(
         lr: of Adam.
         weight_decay: decoupled.
         clip: norm at which gradients are clipped.
-        noise: length of what is added to a row of length 1 where there are no documents.
+        noise: length of what is added to a row of length 1 where there are no documents. A row and one of its nearest,
+            given as pairs, keep more of who is near whom than any noise does.
         compatible_with: an older codec, and its codes of these documents: queries learn to find these as well. The
             rows of the older codec may have another width.
         seed: of weights, batches and noise.
