@@ -5,6 +5,9 @@ Every engine builds with the same M and efConstruction, on one thread, and is th
 half of the queries, to the least that reaches the recall; the other half is timed, a query a call and all in one. Of a
 peer's number types the fastest that reaches the recall is taken. faiss' lists with 4-bit codes (IVF, fast scan, and
 exact refinement) are a peer of another kind.
+
+The last rows are for collections, which choose by size: an exact scan of so many rows beside a walk with the graph and
+settings of theirs (`inlay.collection.row_graphs`), a query a call.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ PACKAGES = ("inlay", "faiss-cpu", "hnswlib", "usearch", "numpy", "numba")
 ROWS, K, M, EF = 200_000, 10, 16, 128
 TARGETS = (0.95, 0.99)
 RECALL = Quality("recall@10", 0.006, at_least=True)
+GROWING = (5_000, 10_000, 20_000, 50_000, 80_000, 200_000)
+NEARLY = Quality("recall@10", 0.02)
 
 Search = Callable[[np.ndarray, int], np.ndarray]  # (queries, ef) → ids
 
@@ -71,6 +76,31 @@ def measure(quick: bool = False) -> Iterator[Row]:
     for peer in peers:
         yield Row(f"{size}, build", peer.name, "s", ours.build, peer.build, notes={"threads": 1})
         yield Row(f"{size}, bytes", peer.name, "MB", ours.nbytes / 1e6, peer.nbytes / 1e6)
+    for count in (1_000, 4_000) if quick else GROWING:
+        yield _against_a_scan(rows[:count], queries, 1.0 if quick else 3.0)
+
+
+def _against_a_scan(rows: np.ndarray, queries: np.ndarray, budget: float) -> Row:
+    from inlay.collection.row_graphs import CONNECTIVITY, EF, EXPANSION_ADD
+    from inlay.indexes import DenseGraph, Flat
+
+    graph = DenseGraph(rows.shape[1], connectivity=CONNECTIVITY, expansion_add=EXPANSION_ADD)
+    took, flat = _seconds(lambda: graph.add(rows)), Flat.over(rows)
+    truth = _truth(queries, rows)
+
+    def walk(asked: np.ndarray, ef: int) -> np.ndarray:
+        return graph.search(asked, K, ef=ef).ids
+
+    def scan(asked: np.ndarray, _: int) -> np.ndarray:
+        return flat.search(asked, K).ids
+
+    walks = Engine("a walk", walk, took, graph.nbytes)
+    scans = Engine("an exact scan", scan, 0.0, flat.nbytes)
+    return compare(
+        f"{len(rows):,} × {rows.shape[1]}, a walk against a scan", _side(walks, EF, queries, truth, 1),
+        _side(scans, 0, queries, truth, 1), quality=NEARLY, unit="ms/query", budget=budget,
+        notes={"ef": EF, "s to build": round(took, 2)},
+    )  # fmt: skip
 
 
 def _setting(engine: Engine, queries: np.ndarray, truth: np.ndarray, target: float) -> int | None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inlay.errors import BadInput, Corrupt, SpaceMismatch
-from inlay.indexes.dense_graph import DenseGraph, _levels
+from inlay.indexes.dense_graph import DenseGraph
+from inlay.indexes.graph_rows import _levels
 from inlay.kernels.dense_graph import NONE
 from inlay.types import Index
 

@@ -195,7 +195,7 @@ def test_rows_that_share_nothing_are_left_out(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(posting_blocks, "BLOCKED", 10)
     with collection(tmp_path / "s.inlay", Sparse.from_dense(np.eye(30, dtype=np.float32)), 30) as c:
         assert not len(space(c).recall)
-        assert any("no passage has a neighbour" in line for line in collection_recall(c).lines())
+        assert any("have no neighbours" in line for line in collection_recall(c).lines())
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

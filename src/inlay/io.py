@@ -193,6 +193,15 @@ class Pack:
         raw = self._bytes[self._data + start : self._data + stop]
         return raw.view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
+    def rows(self, name: str, ids: np.ndarray) -> np.ndarray:
+        """Some rows [len(ids), …] of an array, verified, as a copy; what else there is is not read."""
+        array, start = self.unverified(name), self._data + self._header[name]["data_offsets"][0]
+        size = array.itemsize * int(np.prod(array.shape[1:]))
+        low = start + np.asarray(ids, dtype=np.int64) * size
+        for block in np.unique(np.concatenate([low // BLOCK, (low + max(size - 1, 0)) // BLOCK])).tolist():
+            self._check(block * BLOCK, (block + 1) * BLOCK)
+        return array[ids]
+
     def touch(self, name: str, start: int, stop: int) -> None:
         """Verify elements [start, stop) of a one-dimensional array."""
         entry = self._header[name]

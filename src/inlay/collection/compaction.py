@@ -85,7 +85,7 @@ def _replace(
         segment.pack.verify()  # a merge must not launder damaged bytes into fresh checksums
     stored = None
     if any(mask.any() for mask in alive):
-        stored = store(folder / "segments", merge(space.space.kind, old, alive))
+        stored = store(folder / "segments", merge(space.space, old, alive))
     with catalog.write():
         catalog.many("DELETE FROM segments WHERE segment=?", [(segment.name,) for segment in old])
         if stored:

@@ -8,8 +8,9 @@ import numpy as np
 
 from inlay.collection.bag_encodings import with_encodings
 from inlay.collection.posting_blocks import with_blocks
+from inlay.collection.row_graphs import with_graph
 from inlay.collection.segment import Segment, Terms
-from inlay.types import Kind
+from inlay.types import Space
 
 __all__ = ["merge"]
 
@@ -30,15 +31,17 @@ def _order(segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> tuple[np
     return chunks[order], moves
 
 
-def merge(kind: Kind, segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def merge(space: Space, segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Merge segments of one space.
 
     Args:
-        kind: of the space.
+        space: theirs.
         segments: what to merge.
         alive: for each, bool [rows].
     """
-    return {"dense": _dense, "sparse": _postings, "multi": _bags}[kind](segments, alive)
+    if space.kind == "dense":
+        return with_graph(_dense(segments, alive), space.metric)
+    return {"sparse": _postings, "multi": _bags}[space.kind](segments, alive)
 
 
 def _dense(segments: Sequence[Segment], alive: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -5,7 +5,8 @@ than those of queries, so a query keeps the 32 largest weights of a sparse row, 
 share of the answers that are as near as the k nearest is the recall; rows as near as the k-th count, whichever of
 equals they are.
 
-Dense rows are scanned whole, and so are small segments of other kinds: there is nothing to measure then.
+Small segments are scanned whole: there is nothing to measure then. Neither is it where dense rows are not kept, for
+what they would be compared with has to be made again, row by row.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class SpaceRecall:
         rows: how many are alive.
         pending: passages that have no row yet, and are not found here until they do.
         k: neighbours asked for.
-        recall: share of the k nearest that was found, query by query, float64; empty if `exact`.
+        recall: share of the k nearest that was found, query by query, float64; empty if `exact`, or if rows are not kept.
     """
 
     space: str
@@ -77,7 +78,7 @@ def checked_spaces(
             view, kind = snapshot.view(name), stored.space.kind
             how, exact = _how(name, kind, view, stored.dtype)
             recall = np.empty(0)
-            if not exact:
+            if not exact and not (kind == "dense" and view.thin):
                 recall = _measured(view, _exact_of[kind], _queries_of[kind], k, sample, seed, progress)
             found.append(SpaceRecall(name, kind, how, exact, len(view), snapshot.pending(name), k, recall))
     return found
@@ -92,19 +93,19 @@ def dense_rows(collection: Collection, most: int, *, seed: int = 0) -> tuple[np.
         seed: which these are.
 
     Returns:
-        (float32 [n, dim], metric), or None where the collection has no dense rows.
+        (float32 [n, dim], metric), or None where the collection keeps no dense rows.
     """
     with collection._mutex:
         snapshot = collection._snapshot
         stored = snapshot.spaces.get(DENSE)
-        if stored is None or stored.space.kind != "dense":
+        if stored is None or stored.space.kind != "dense" or snapshot.view(DENSE).thin:
             return None
         view = snapshot.view(DENSE)
         chunks = _drawn(view, most, seed)
         rows = np.empty((len(chunks), stored.space.dim), dtype=np.float32)
         for segment in view.segments:
             places, own = segment.rows_of(chunks)
-            part = segment.pack["rows"][own].astype(np.float32)
+            part = segment.pack.rows("rows", own).astype(np.float32)
             if "scales" in segment.pack:
                 part *= segment.pack["scales"][own][:, None]
             rows[places] = part
@@ -123,8 +124,10 @@ def _how(name: str, kind: str, view: Any, dtype: str) -> tuple[str, bool]:
     if name == LEXICAL:
         return "posting lists", True
     if kind == "dense":
-        return f"a scan of all rows as stored ({dtype})", True
-    if kind == "sparse":
+        if view.thin:
+            return "a graph, and rows that are made again from the text", False
+        part, whole, by = view.graphed(), f"a scan of all rows as stored ({dtype})", f"a graph over rows ({dtype})"
+    elif kind == "sparse":
         from inlay.collection.posting_blocks import blocks_of
 
         part, whole = [blocks_of(segment.pack) is not None for segment in view.segments], "posting lists"
@@ -222,5 +225,25 @@ def _multi_exactly(view: Any, query: np.ndarray, k: int) -> Found:
     return best
 
 
-_queries_of: dict[str, Callable[..., Any]] = {"sparse": _sparse_queries, "multi": _multi_queries}
-_exact_of: dict[str, Callable[..., Found]] = {"sparse": _sparse_exactly, "multi": _multi_exactly}
+def _dense_queries(view: Any, chunks: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    found = []
+    for segment in view.segments:
+        places, own = segment.rows_of(chunks)
+        rows = segment.pack.rows("rows", own).astype(np.float32)
+        if "scales" in segment.pack:
+            rows *= segment.pack["scales"][own][:, None]
+        found += [(int(chunks[place]), row) for place, row in zip(places, rows)]
+    return found
+
+
+def _dense_exactly(view: Any, query: np.ndarray, k: int) -> Found:
+    best: Found = view.scan(query, k)
+    return best
+
+
+_queries_of: dict[str, Callable[..., Any]] = {
+    "dense": _dense_queries, "sparse": _sparse_queries, "multi": _multi_queries
+}  # fmt: skip
+_exact_of: dict[str, Callable[..., Found]] = {
+    "dense": _dense_exactly, "sparse": _sparse_exactly, "multi": _multi_exactly
+}  # fmt: skip

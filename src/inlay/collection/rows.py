@@ -10,6 +10,7 @@ import numpy as np
 from inlay.codecs.ragged import checked_ragged
 from inlay.collection.bag_encodings import with_encodings
 from inlay.collection.posting_blocks import with_blocks
+from inlay.collection.row_graphs import with_graph
 from inlay.collection.segment import Terms
 from inlay.collection.snapshot import LEXICAL, StoredSpace
 from inlay.errors import BadInput, SpaceMismatch
@@ -83,7 +84,8 @@ def _dense(space: StoredSpace, rows: Any) -> dict[str, np.ndarray]:
     if not np.isfinite(rows.sum(dtype=np.float64)):
         bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
         raise BadInput(f"vector {bad} has NaN or infinite elements")
-    return _in_dtype(unit(rows) if space.space.metric == "cosine" else rows, space.dtype)
+    metric = space.space.metric
+    return with_graph(_in_dtype(unit(rows) if metric == "cosine" else rows, space.dtype), metric)
 
 
 def _multi(space: StoredSpace, rows: Any) -> dict[str, np.ndarray]:

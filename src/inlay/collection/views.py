@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from inlay.collection.posting_blocks import blocks_of
+from inlay.collection.row_graphs import EF, graph_of, has_graph
 from inlay.collection.segment import Segment
 from inlay.collection.thin_rows import Texts, index_of, is_thin
 from inlay.errors import InlayError, SpaceMismatch
@@ -80,11 +81,14 @@ class View:
 
 
 class DenseView(View):
-    """A dense space, segment by segment: an exact scan, or a walk where vectors are made again (`thin_rows`)."""
+    """A dense space, segment by segment: an exact scan; a graph where there are many rows (`row_graphs`), or where
+    they are made again (`thin_rows`).
+    """
 
     def __init__(self, segments: Sequence[Segment], tombstones: np.ndarray, space: Space) -> None:
         super().__init__(segments, tombstones, space)
         self._sample: np.ndarray | None = None
+        self._graphs: dict[int, Any] = {}
         self._lent: tuple[Encoder, Texts] | None = None
 
     @property
@@ -138,13 +142,53 @@ class DenseView(View):
         query = self._query(query)
         found = []
         for i, segment in enumerate(self.segments):
+            allow, few = self._allow(i, allowed), min(k, segment.rows)
             if is_thin(segment.pack):
-                found.append(self._walk(i, query, min(k, segment.rows), self._allow(i, allowed)))
-                continue
-            scores, rows = self._index(i).search(query, min(k, segment.rows), allow=self._allow(i, allowed))
-            hit = rows[0] >= 0
-            found.append((segment.chunks[rows[0][hit]], scores[0][hit]))
+                found.append(self._walk(i, query, few, allow))
+            elif (graph := self._graph(i)) is not None:
+                found.append(self._along(i, graph, query, few, allow))
+            else:
+                found.append(self._scan(i, query, few, allow))
         return self._best(found, k)
+
+    def scan(self, query: np.ndarray, k: int) -> Found:
+        """What `search` finds where it misses nothing: every row that is kept is read."""
+        query, every = self._query(query), range(len(self.segments))
+        return self._best([self._scan(i, query, min(k, self.segments[i].rows), self._allow(i, None)) for i in every], k)
+
+    def graphed(self) -> list[bool]:
+        """For each segment, whether a graph is walked."""
+        return [self._graph(i) is not None for i in range(len(self.segments))]
+
+    def _graph(self, i: int) -> Any:
+        """The graph of segment i, or None."""
+        if i not in self._graphs:
+            pack = self.segments[i].pack
+            self._graphs[i] = graph_of(pack) if has_graph(pack) else None
+        return self._graphs[i]
+
+    def _along(self, i: int, graph: Any, query: np.ndarray, k: int, allow: np.ndarray | None) -> Found:
+        """About the k nearest of a segment with a graph: found by codes, scored by rows."""
+        pack, chunks = self.segments[i].pack, self.segments[i].chunks
+        coded = "scales" in pack  # then codes are the rows
+        wanted = k if coded else min(len(chunks), k + k // 2 + 8)
+        near = graph.search(query, wanted, ef=max(EF, 2 * k), allow=allow)
+        rows, scores = near.ids[0][near.ids[0] >= 0], near.scores[0][near.ids[0] >= 0]
+        if not coded and len(rows):
+            rows = np.sort(rows)
+            found = self._few(pack.rows("rows", rows), None).search(query, min(k, len(rows)))
+            rows, scores = rows[found.ids[0]], found.scores[0]
+        return chunks[rows], scores
+
+    def _few(self, rows: np.ndarray, scales: np.ndarray | None) -> Any:
+        from inlay.indexes.flat import Flat
+
+        return Flat.over(np.ascontiguousarray(rows), scales, metric=self.space.metric)
+
+    def _scan(self, i: int, query: np.ndarray, k: int, allow: np.ndarray | None) -> Found:
+        scores, rows = self._index(i).search(query, k, allow=allow)
+        hit = rows[0] >= 0
+        return self.segments[i].chunks[rows[0][hit]], scores[0][hit]
 
     def background(self, query: np.ndarray) -> tuple[float, float]:
         """Mean and standard deviation of the query's scores over the collection, from a sample of its rows."""
@@ -164,7 +208,10 @@ class DenseView(View):
         pack, rows = self.segments[i].pack, self._evenly(i, SAMPLED)
         if is_thin(pack):
             return self._thin(i).decoded(rows)  # type: ignore[no-any-return]
-        part: np.ndarray = pack["rows"][rows].astype(np.float32)
+        if has_graph(pack):  # whose rows are else read a few at a time
+            part: np.ndarray = pack.rows("rows", rows).astype(np.float32)
+        else:
+            part = pack["rows"][rows].astype(np.float32)
         return part * pack["scales"][rows][:, None] if "scales" in pack else part
 
     def scores(self, query: np.ndarray, chunks: np.ndarray) -> np.ndarray:
@@ -178,10 +225,7 @@ class DenseView(View):
             elif len(places):
                 pack = segment.pack
                 scales = pack["scales"][rows] if "scales" in pack else None
-                from inlay.indexes.flat import Flat
-
-                few = Flat.over(np.ascontiguousarray(pack["rows"][rows]), scales, metric=self.space.metric)
-                scores, ids = few.search(query, len(rows))
+                scores, ids = self._few(pack.rows("rows", rows), scales).search(query, len(rows))
                 out[places[ids[0]]] = scores[0]
         return out
 

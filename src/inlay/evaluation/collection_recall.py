@@ -74,7 +74,7 @@ class CollectionRecall:
             if one.exact:
                 yield f"{head}: exact{waiting}"
             elif not len(one.recall):
-                yield f"{head}: no passage has a neighbour to ask for{waiting}"
+                yield f"{head}: not measured, for rows are not kept or have no neighbours{waiting}"
             else:
                 mean, low, high = _interval(one.recall)
                 yield (

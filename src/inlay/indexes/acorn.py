@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 
 from inlay.errors import BadInput, MissingExtra
-from inlay.indexes.dense_graph import DenseGraph, Dtype
+from inlay.indexes.dense_graph import DenseGraph
 from inlay.indexes.filter_plan import FilterCosts, FilterPlan, Route
 from inlay.indexes.filtered_walks import Answer
 from inlay.indexes.flat import checked_k, checked_mask
+from inlay.indexes.graph_rows import Dtype
 from inlay.kernels.dense_graph import PASS, Room
 from inlay.types import Metric, Neighbours
 

@@ -21,8 +21,8 @@ import numpy as np
 
 from inlay import sealed
 from inlay.errors import BadInput, Corrupt
-from inlay.indexes.dense_graph import _levels
 from inlay.indexes.flat import checked_k, checked_rows
+from inlay.indexes.graph_rows import _levels
 from inlay.kernels import dense_graph as kernel
 from inlay.kernels.dense import normalise
 from inlay.kernels.dense_graph import NONE, Graph, Room

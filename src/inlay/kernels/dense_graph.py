@@ -32,6 +32,7 @@ __all__ = [
     "flat_graph",
     "insert",
     "kernels",
+    "tell",
     "walk",
     "width_of",
 ]
@@ -97,10 +98,15 @@ def code(rows: np.ndarray, *, distances: bool, out: np.ndarray) -> None:
     step = np.where(peak > 0, peak / STEPS, 1).astype(np.float32)
     out[:] = 0
     np.rint(rows / step[:, None], casting="unsafe", out=out[:, :dim])
-    facts = out.view(np.float32)
-    facts[:, -2] = step
+    tell(out, step, dim, distances=distances)
+
+
+def tell(codes: np.ndarray, steps: np.ndarray, dim: int, *, distances: bool) -> None:
+    """Write the facts of codes int8 [n, width], of which a step is worth steps [n], behind them."""
+    facts = codes.view(np.float32)
+    facts[:, -2] = steps
     if distances:
-        kept = out[:, :dim].astype(np.float32) * step[:, None]
+        kept = codes[:, :dim].astype(np.float32) * facts[:, -2:-1]
         facts[:, -1] = 0.5 * np.einsum("nd,nd->n", kept, kept)
 
 

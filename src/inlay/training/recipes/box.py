@@ -9,7 +9,8 @@ documentation packages need not be installed), and the tables of the folder INLA
 judge (any folder of INLAY_DATA with qrels, and the test split of STS-B) are left out, and every text that repeats 13
 words of theirs.
 
-With `max_minutes`, there is less text, so that the teacher is done in about half of that time.
+With `max_minutes`, there is less text, so that the teacher is done in about half of that time; what it leaves is shared
+among the legs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import importlib.util
 import itertools
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -48,7 +50,8 @@ TITLE = __doc__.partition("\n")[0]
 TEXTS = 500_000
 TEXTS_A_MINUTE = 3500  # with max_minutes
 DIM = 256  # of the static table
-STATIC_SHARE, FINE_SHARE = 0.2, 0.3  # of the time
+STATIC_SHARE, FINE_SHARE = 0.2, 0.3  # of the time that the teacher leaves
+LEAST = 0.2  # of max_minutes is left to the legs, however long the teacher took
 AGREE = 3000  # texts kept to see how far model and teacher agree
 # Tables of INLAY_DATA that hold English to learn from.
 TABLES = (
@@ -70,6 +73,7 @@ def run(
     output: str | Path, *, max_minutes: float | None = None, seed: int = 0, resume: bool = True, progress: bool = False
 ) -> Card:
     """Gather text, ask the teacher, train the table, train the model, write it."""
+    began = time.monotonic()
     output = Path(output)
     kept = output / "training"
     kept.mkdir(parents=True, exist_ok=True)
@@ -84,6 +88,8 @@ def run(
     encoder: Any = minilm
     teacher = Teacher(kept / "teacher", encoder, batch_size=64)
     teacher.add(itertools.chain(away, *(source.texts() for source in sources)), progress=progress)
+    if max_minutes is not None:
+        max_minutes = max(LEAST * max_minutes, max_minutes - (time.monotonic() - began) / 60)
     everything: dict[str, Any] = {
         "sources": sources,
         "teacher": teacher,
