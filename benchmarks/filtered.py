@@ -31,7 +31,7 @@ SHARES = (0.001, 0.01, 0.1, 0.5)
 TARGET = 0.9
 RECALL = Quality("recall@10", 0.03, at_least=True)
 ASKED = 160  # queries of each share and side, half to set and half to time
-RECALLS = (0.8, 0.85, 0.9, 0.95, 0.99)
+RECALLS = (0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.98, 0.99)
 EFS = (1, 2, 4, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048)
 
 

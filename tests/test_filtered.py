@@ -160,7 +160,7 @@ def test_a_probe_sees_where_the_filter_is(world):
     costs = replace(costs_of(two_hop=100), scanned=1, scored=1, recall=0.0)
     from inlay.indexes.filtered_walks import filtered
 
-    answer = filtered(index, queries, 10, allow, costs, lambda share: {"two-hop": 20}, None, told=True)
+    answer = filtered(index, index._asked(queries), 10, allow, costs, lambda share: {"two-hop": 20}, None, told=True)
     inside = np.isin(of, [0, 1, 2, 3, 4, 5])
     local = np.array([plan.correlation for plan in answer.plans])
     assert local[inside].mean() > 2 > 0.7 > local[~inside].mean()
@@ -195,11 +195,32 @@ def test_a_walk_that_costs_more_than_a_scan_is_ended_by_one(world):
     allow = own == 3
     costs = replace(costs_of(through=1e-3), visited=1e3, scanned=1.0, scored=1.0)  # it believes in walking
     asked = queries[of != 3]
-    answer = filtered(index, asked, 10, allow, costs, lambda share: {"through": 64}, None, told=True)
+    answer = filtered(index, index._asked(asked), 10, allow, costs, lambda share: {"through": 64}, None, told=True)
     assert any(plan.completed for plan in answer.plans)
     ended = [i for i, plan in enumerate(answer.plans) if plan.completed]
     assert recall(Neighbours(*(x[ended] for x in answer.neighbours)), exact(rows, asked[ended], 10, allow)) > 0.999
     assert answer.scored / len(asked) < 2 * LEAST + 100 + allow.sum()
+
+
+def test_a_walk_that_meets_nothing_is_left_for_one_of_two_hops(world):
+    """Half of the rows pass, but none of those near the query: walking through them all would not end soon."""
+    index, rows, own, queries, of = world
+    from inlay.indexes.filtered_walks import LEAST, filtered
+    from inlay.kernels.dense_graph import LOOK
+
+    allow, asked = np.isin(own, range(10)), queries[of >= 10]
+    costs = replace(costs_of(through=1e-3, two_hop=1.0), scanned=5.0, scored=5.0)
+    efs = {"through": 64, "two-hop": 64}
+    answer = filtered(index, index._asked(asked), 10, allow, costs, lambda share: efs, None, told=True)
+    assert {plan.route for plan in answer.plans} == {"through"}
+    assert sum(plan.completed for plan in answer.plans) > len(asked) / 2
+    assert recall(answer.neighbours, exact(rows, asked, 10, allow)) > 0.8
+    alone = filtered(index, index._asked(asked), 10, allow, costs, lambda share: efs, "two-hop", told=True)
+    assert answer.scored < alone.scored + len(asked) * 2 * LOOK < len(asked) * (LEAST + allow.sum())
+    # And it is not left where enough of the first rows pass.
+    near = queries[of < 10]
+    inside = filtered(index, index._asked(near), 10, allow, costs, lambda share: efs, None, told=True)
+    assert not any(plan.completed for plan in inside.plans)
 
 
 # --- post-filter
@@ -335,7 +356,7 @@ def test_acorn_one_looks_past_every_link():
     index.add(rows)
     assert index.settings["expansion_add"] == 16
     allow = np.random.default_rng(3).random(1000) < 0.2
-    walked = index._walked(rows[:20], 10, allow, 64, "compressed")[0]
+    walked = index._walked(index._asked(rows[:20]), 10, allow, 64, "compressed")[0]
     assert recall(walked, exact(rows, rows[:20], 10, allow)) > 0.9
     assert "gamma=1" in repr(index)
 

@@ -43,7 +43,8 @@ class SpaceRecall:
         rows: how many are alive.
         pending: passages that have no row yet, and are not found here until they do.
         k: neighbours asked for.
-        recall: share of the k nearest that was found, query by query, float64; empty if `exact`, or if rows are not kept.
+        recall: share of the k nearest that was found, query by query, float64; empty if `exact`, or if there are no
+            rows to compare with.
     """
 
     space: str

@@ -27,8 +27,8 @@ from inlay.indexes.dense_graph import DenseGraph
 from inlay.indexes.filter_plan import FilterCosts, FilterPlan, Route
 from inlay.indexes.filtered_walks import Answer
 from inlay.indexes.flat import checked_k, checked_mask
-from inlay.indexes.graph_rows import Dtype
-from inlay.kernels.dense_graph import PASS, Room
+from inlay.indexes.graph_rows import Asked, Dtype
+from inlay.kernels.dense_graph import PASS, Room, Within
 from inlay.types import Metric, Neighbours
 
 __all__ = ["Acorn"]
@@ -103,23 +103,23 @@ class Acorn(DenseGraph):
     ) -> Answer:
         if route not in (None, "scan"):
             raise BadInput(f"route must be scan, or None to walk where enough rows are allowed, got {route!r}")
-        queries, k, width = self._ready(queries, "query"), checked_k(k), self._ef(ef, recall, k)
+        asked, k, width = self._asked(queries), checked_k(k), self._ef(ef, recall, k)
         allow = checked_mask(allow, self._count)
         if allow is None:
-            return Answer(*self._walked(queries, k, None, width, "all"), [])
+            return Answer(*self._walked(asked, k, None, width, "all"), [])
         matches = int(np.count_nonzero(allow))
         scans = route == "scan" or matches * self.settings["gamma"] < self._count
         plan = FilterPlan("scan" if scans else "two-hop", self._count, matches, None, {}, 0 if scans else width)
         if not matches:
-            return Answer(self._none(len(queries), k), 0, [plan] * len(queries))
+            return Answer(self._none(len(asked), k), 0, [plan] * len(asked))
         if scans:
-            found, scored, short = self._none(len(queries), k), 0, np.arange(len(queries))
+            found, scored, short = self._none(len(asked), k), 0, np.arange(len(asked))
         else:
-            found, scored = self._walked(queries, k, allow, width, "compressed")
+            found, scored = self._walked(asked, k, allow, width, "compressed")
             short = np.flatnonzero(found.ids[:, min(k, matches) - 1] < 0)
         if len(short):
-            found.scores[short], found.ids[short] = self._scanned(queries[short], k, np.flatnonzero(allow))
-        return Answer(found, scored + matches * len(short), [plan] * len(queries))
+            found.scores[short], found.ids[short] = self._scanned(asked[short], k, np.flatnonzero(allow))
+        return Answer(found, scored + matches * len(short), [plan] * len(asked))
 
     @staticmethod
     def _none(queries: int, k: int) -> Neighbours:
@@ -129,16 +129,16 @@ class Acorn(DenseGraph):
         _kernels().insert(self._graph, rows, self.settings["expansion_add"], self.settings["uncompressed"], room)
 
     def _walk(
-        self, asked: np.ndarray, steps: np.ndarray, expansion: int, allow: np.ndarray | None, how: str,
-        limit: int | None, room: Room, best: np.ndarray, sizes: np.ndarray,
+        self, asked: Asked, expansion: int, allow: np.ndarray | None, how: str, within: Within | None, room: Room,
+        best: np.ndarray, sizes: np.ndarray,
     ) -> int:  # fmt: skip
         if allow is None:
-            return super()._walk(asked, steps, expansion, None, "all", limit, room, best, sizes)
+            return super()._walk(asked, expansion, None, "all", within, room, best, sizes)
         way = PASS["two-hop-always" if self.settings["gamma"] == 1 else "compressed"]
         return int(
             _kernels().walk(
-                self._graph, asked, steps, expansion, np.ascontiguousarray(allow), way, self.settings["uncompressed"],
-                self.settings["connectivity"], room, best, sizes,
+                self._graph, asked.codes, asked.steps, expansion, np.ascontiguousarray(allow), way,
+                self.settings["uncompressed"], self.settings["connectivity"], room, best, sizes,
             )
         )  # fmt: skip
 

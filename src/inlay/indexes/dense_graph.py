@@ -28,10 +28,10 @@ from inlay.indexes.filter_plan import SHARES, FilterCosts, FilterPlan, Route, ch
 from inlay.indexes.filtered_lists import Lists
 from inlay.indexes.filtered_walks import Answer, checked_recalls, checked_shares, filtered, measured_costs
 from inlay.indexes.flat import checked_k, checked_mask
-from inlay.indexes.graph_rows import FILTERS, GraphRows
+from inlay.indexes.graph_rows import FILTERS, Asked, GraphRows
 from inlay.indexes.post_filter import MARGIN
 from inlay.kernels import dense_graph as kernel
-from inlay.kernels.dense_graph import NONE, Room
+from inlay.kernels.dense_graph import NONE, Room, Within
 from inlay.types import Neighbours
 
 __all__ = ["DenseGraph"]
@@ -73,7 +73,7 @@ class DenseGraph(GraphRows):
         """
         from tqdm import tqdm
 
-        vectors = self._ready(vectors, "row")
+        vectors = self._ready(vectors)
         if self._count + len(vectors) >= NONE:
             raise BadInput(f"an index holds {NONE - 1} rows, and {self._count} + {len(vectors)} are more; use several")
         order = np.arange(len(vectors)) if order is None else np.asarray(order)
@@ -158,13 +158,13 @@ class DenseGraph(GraphRows):
 
         Truth is an exact scan of the rows as they are kept (in int8, of the codes).
         """
-        queries, k = self._ready(queries, "query"), checked_k(k)
-        if not self._count or not len(queries):
+        asked, k = self._asked(queries), checked_k(k)
+        if not self._count or not len(asked):
             raise BadInput("calibrate needs rows in the index and queries to measure with")
-        truth = self._scan(queries, k, np.arange(self._count)).ids
+        truth = self._scan(asked.rows, k, np.arange(self._count)).ids
 
         def recall_at(ef: int) -> float:
-            found = self._found(queries, k, None, ef).neighbours.ids
+            found = self._walked(asked, k, None, ef, "all")[0].ids
             hits = sum(len(np.intersect1d(a[a >= 0], b[b >= 0])) for a, b in zip(found, truth))
             return hits / max(1, int((truth >= 0).sum()))
 
@@ -197,11 +197,11 @@ class DenseGraph(GraphRows):
         Returns:
             Costs for each recall, in ascending order.
         """
-        queries, k = self._ready(queries, "query"), checked_k(k)
-        if len(self) <= k or not len(queries):
+        asked, k = self._asked(queries), checked_k(k)
+        if len(self) <= k or not len(asked):
             raise BadInput(f"calibrate_filters needs more than {k} rows in the index and queries to measure with")
         self._listed()
-        costs = measured_costs(self, queries, k, checked_recalls(recalls), checked_shares(shares), seed)
+        costs = measured_costs(self, asked, k, checked_recalls(recalls), checked_shares(shares), seed)
         others = [kept for kept in self.card.facts.get(FILTERS, []) if kept["k"] != k]
         self.card.facts[FILTERS] = others + [one.to_dict() for one in costs]
         self._costs, self._choices = {}, {}
@@ -262,16 +262,16 @@ class DenseGraph(GraphRows):
         route: Route | None = None,
         told: bool = False,
     ) -> Answer:
-        queries, k = self._ready(queries, "query"), checked_k(k)
+        asked, k = self._asked(queries), checked_k(k)
         allow, route = checked_mask(allow, self._count), checked_route(route)
         if allow is None:
             if route is not None:
                 raise BadInput(f"route={route!r} is a way among allowed rows; give allow, a bool for each row")
-            return Answer(*self._walked(queries, k, None, self._ef(ef, recall, k), "all"), [])
+            return Answer(*self._walked(asked, k, None, self._ef(ef, recall, k), "all"), [])
         if route == "lists" and self._count:
             self._listed()
         costs = self.filter_costs(k, recall if ef is None else None)
-        return filtered(self, queries, k, allow, costs, self._efs(ef, recall, k), route, (k, ef, recall), told)
+        return filtered(self, asked, k, allow, costs, self._efs(ef, recall, k), route, (k, ef, recall), told)
 
     def _insert(self, rows: np.ndarray, budgets: np.ndarray, room: Room) -> None:
         kernel.insert(
@@ -281,38 +281,38 @@ class DenseGraph(GraphRows):
 
     def _walked(
         self,
-        queries: np.ndarray,
+        asked: Asked,
         k: int,
         allow: np.ndarray | None,
         ef: int,
         how: str,
         *,
-        limit: int | None = None,
+        within: Within | None = None,
         refined: bool = True,
     ) -> tuple[Neighbours, int]:
         """What a walk finds, and how many rows it scored."""
         expansion = max(1, min(max(ef, k), self._count))
-        (best, sizes), (asked, steps) = self._best(len(queries), k, expansion, refined), self._coded(queries)
+        best, sizes = self._best(len(asked), k, expansion, refined)
         room = self._room()
-        scored = self._walk(asked, steps, expansion, allow, how, limit, room, best, sizes)
+        scored = self._walk(asked, expansion, allow, how, within, room, best, sizes)
         self._spare.append(room)
-        return self._finished(queries, k, best, sizes, refined), scored
+        return self._finished(asked, k, best, sizes, refined), scored
 
     def _walk(
-        self, asked: np.ndarray, steps: np.ndarray, expansion: int, allow: np.ndarray | None, how: str,
-        limit: int | None, room: Room, best: np.ndarray, sizes: np.ndarray,
+        self, asked: Asked, expansion: int, allow: np.ndarray | None, how: str, within: Within | None, room: Room,
+        best: np.ndarray, sizes: np.ndarray,
     ) -> int:  # fmt: skip
         return kernel.walk(
-            self._graph, asked, steps, expansion=expansion, allowed=allow, how=how, limit=limit, room=room, best=best,
-            sizes=sizes,
+            self._graph, asked.codes, asked.steps, expansion=expansion, allowed=allow, how=how, within=within,
+            room=room, best=best, sizes=sizes,
         )  # fmt: skip
 
-    def _probed(self, queries: np.ndarray, k: int, allow: np.ndarray, effort: int) -> tuple[Neighbours, int]:
+    def _probed(self, asked: Asked, k: int, allow: np.ndarray, effort: int) -> tuple[Neighbours, int]:
         """What the lists nearest to each query hold, and how many rows were scored."""
-        (best, sizes), (asked, steps) = self._best(len(queries), k, self._count), self._coded(queries)
+        best, sizes = self._best(len(asked), k, self._count)
         lists = self._listed()
-        scored = lists.probe(self._graph, asked, steps, np.ascontiguousarray(allow), effort, best, sizes)
-        return self._finished(queries, k, best, sizes), scored
+        scored = lists.probe(self._graph, asked.codes, asked.steps, np.ascontiguousarray(allow), effort, best, sizes)
+        return self._finished(asked, k, best, sizes), scored
 
     def _listed(self) -> Lists:
         """The rows in lists, which are made if they are not there."""
@@ -323,11 +323,11 @@ class DenseGraph(GraphRows):
                 self._choices = {}  # which were made without
             return self.lists
 
-    def _scanned(self, queries: np.ndarray, k: int, rows: np.ndarray) -> Neighbours:
+    def _scanned(self, asked: Asked, k: int, rows: np.ndarray) -> Neighbours:
         """The nearest of some rows: all of them by their codes, and the best of these in full."""
-        (best, sizes), (asked, steps) = self._best(len(queries), k, len(rows)), self._coded(queries)
-        kernel.scan(self._graph, asked, steps, rows, best=best, sizes=sizes)
-        return self._finished(queries, k, best, sizes)
+        best, sizes = self._best(len(asked), k, len(rows))
+        kernel.scan(self._graph, asked.codes, asked.steps, rows, best=best, sizes=sizes)
+        return self._finished(asked, k, best, sizes)
 
     def _room(self) -> Room:
         """Some that no search is using."""

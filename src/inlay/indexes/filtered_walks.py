@@ -2,7 +2,8 @@
 
 Whatever way is taken, no answer is shorter than it need be: where a walk found fewer than k rows and more are allowed,
 the sure way follows, a scan or lists. It follows, too, on a walk through rows that are not allowed when that has scored
-rows for as long as the sure way would take: so a wrong guess costs no more than twice as much.
+rows for as long as the sure way would take: so a wrong guess costs no more than twice as much. And where hardly any of
+the first rows of such a walk are allowed, though many are elsewhere, it is left for one of two hops.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from inlay.errors import BadInput
 from inlay.indexes.card import found_setting
 from inlay.indexes.filter_plan import (
+    APART,
     PRIOR,
     PROBE,
     WALKS,
@@ -30,10 +32,12 @@ from inlay.indexes.filter_plan import (
     sure_way,
 )
 from inlay.indexes.post_filter import MARGIN, post_filtered
+from inlay.kernels.dense_graph import LOOK, Within
 from inlay.types import Neighbours
 
 if TYPE_CHECKING:
     from inlay.indexes.dense_graph import DenseGraph
+    from inlay.indexes.graph_rows import Asked
 
 __all__ = ["Answer", "filtered", "measured_costs"]
 
@@ -41,6 +45,7 @@ LARGEST = 4096  # candidates of a walk that is being measured
 EMPTY = np.empty(0, np.int64)
 PLANS = 4096  # that an index remembers
 LEAST = 512  # rows that any walk may score
+UNLIKELY = 4  # times fewer rows pass than should: a walk through is not the way then
 MANY = 5000  # rows of a scan that is being timed
 CLOCK = time.thread_time  # another program's work is no cost of ours
 UNEVEN = 1.5  # deviation between lists of the log odds that a row of theirs is allowed
@@ -76,6 +81,17 @@ class Choices:
         self.sure, self.micros = sure_way(costs, matches, count, self.efs, queries)
         self.probes = must_probe(costs, matches, count, self.efs, queries)
         self._made: dict[int | None, FilterPlan] = {}
+        # What a walk of two hops keeps where a walk through met hardly any row that passes; 0 where it would not pay.
+        far = matches / count / APART
+        wide = efs_at(far).get("two-hop", 0)
+        self.around = wide if wide and costs.walk("two-hop", far, wide) < self.micros else 0
+
+    def within(self, k: int) -> Within:
+        """Where a walk through rows that do not pass gives up: it has cost as much as the sure way, or of the first
+        rows it met far fewer pass than of all.
+        """
+        least = min(k, int(LOOK * self.matches / self.count / UNLIKELY)) if self.around else 0
+        return Within(LEAST + math.ceil(self.micros / self.costs.visited), least)
 
     def after(self, passed: int | None) -> FilterPlan:
         """The plan, knowing how many of the `PROBE` nearest rows pass, if that was looked at."""
@@ -99,40 +115,40 @@ class Choices:
 
 def filtered(
     index: DenseGraph,
-    queries: np.ndarray,
+    asked: Asked,
     k: int,
     allow: np.ndarray,
     costs: FilterCosts,
     efs_at: Callable[[float], dict[str, int]],
     route: Route | None = None,
-    asked: tuple[Any, ...] = (),
+    key: tuple[Any, ...] = (),
     told: bool = False,
 ) -> Answer:
     """The k nearest of the allowed rows.
 
     Args:
         index: to search.
-        queries: float32 [q, dim], ready.
+        asked: the queries.
         k: how many.
         allow: bool [n].
         costs: of the ways.
         efs_at: way → candidates to keep, by share of rows that pass.
         route: the way to take, or None for the planner's choice.
-        asked: what `costs` and `efs_at` come from; calls that are asked alike may share their plans.
+        key: what `costs` and `efs_at` come from; calls with the same may share their plans.
         told: whether the plans are wanted.
     """
     began = CLOCK()
-    q, count, matches = len(queries), len(index), int(np.count_nonzero(allow))
+    q, count, matches = len(asked), len(index), int(np.count_nonzero(allow))
     if not matches or not q:
         empty = Neighbours(np.full((q, k), -np.inf, dtype=np.float32), np.full((q, k), -1, dtype=np.int64))
         return Answer(empty, 0, [FilterPlan("scan", count, matches, None, {})] * q)
     if matches == count and route is None:
-        every, scored = index._walked(queries, k, None, efs_at(1.0)["two-hop"], "all")
+        every, scored = index._walked(asked, k, None, efs_at(1.0)["two-hop"], "all")
         return Answer(every, scored, [FilterPlan("all", count, matches, None, {}, 0, _micros(began) / q)] * q)
 
     scored = 0
     # One in sixteen more or less that pass makes no other plan, but planning takes as long as a small search.
-    about = None if told else (*asked, q, round(8 * math.log2(matches)))
+    about = None if told else (*key, q, round(8 * math.log2(matches)))
     choices = index._choices.get(about)
     if choices is None:
         choices = Choices(costs, matches, count, efs_at, q)
@@ -141,15 +157,15 @@ def filtered(
     if route is not None:
         plans = [choices.forced(route, k)] * q
     elif choices.probes:
-        near, scored = index._walked(queries, PROBE, None, PROBE, "all", refined=False)
+        near, scored = index._walked(asked, PROBE, None, PROBE, "all", refined=False)
         passed = (allow[near.ids] & (near.ids >= 0)).sum(axis=1)
         plans = [choices.after(number) for number in passed.tolist()]
     else:
         plans = [choices.after(None)] * q
 
-    limit = None if route is not None else LEAST + math.ceil(choices.micros / costs.visited)
+    free = route is None
     if not told and all(plan is plans[0] for plan in plans):
-        found, more, _ = _answered(index, choices, plans[0], queries, k, allow, limit)
+        found, more, _ = _answered(index, choices, plans[0], asked, k, allow, free)
         return Answer(found, scored + more, plans)
     shared = _micros(began) / q
     scores, ids = np.empty((q, k), np.float32), np.empty((q, k), np.int64)
@@ -158,7 +174,7 @@ def filtered(
         groups.setdefault((plan.route, plan.ef), []).append(i)
     for members in groups.values():
         began = CLOCK()
-        found, more, late = _answered(index, choices, plans[members[0]], queries[members], k, allow, limit)
+        found, more, late = _answered(index, choices, plans[members[0]], asked[members], k, allow, free)
         scores[members], ids[members] = found
         scored += more
         if told:
@@ -169,49 +185,70 @@ def filtered(
 
 
 def _answered(
-    index: DenseGraph, choices: Choices, plan: FilterPlan, queries: np.ndarray, k: int, allow: np.ndarray,
-    limit: int | None,
-) -> tuple[Neighbours, int, np.ndarray]:  # fmt: skip
-    """What a plan finds, rows scored, and the numbers of the queries that the sure way completed."""
+    index: DenseGraph, choices: Choices, plan: FilterPlan, asked: Asked, k: int, allow: np.ndarray, free: bool
+) -> tuple[Neighbours, int, np.ndarray]:
+    """What a plan finds, rows scored, and the numbers of the queries that another way completed.
+
+    Args:
+        index: to search.
+        choices: for filters like this one.
+        plan: for these queries.
+        asked: the queries.
+        k: how many.
+        allow: bool [n].
+        free: whether the plan may be left where it turns out wrong.
+    """
     if plan.route == "scan":
         allowed = np.flatnonzero(allow)
-        return index._scanned(queries, k, allowed), len(allowed) * len(queries), EMPTY
-    found, scored = _walk(index, plan.route, queries, k, allow, plan.ef, limit)
-    late = (
-        np.flatnonzero(found.ids[:, min(k, int(np.count_nonzero(allow))) - 1] < 0) if (found.ids < 0).any() else EMPTY
-    )
-    if len(late):
-        asked = queries if len(late) == len(queries) else queries[late]
+        return index._scanned(asked, k, allowed), len(allowed) * len(asked), EMPTY
+    within = choices.within(k) if free and plan.route == "through" else None
+    found, scored = _walk(index, plan.route, asked, k, allow, plan.ef, within)
+    late = _short(found, k, allow)
+    waiting = late
+    if len(waiting) and within is not None and choices.around:
+        part, more = _walk(index, "two-hop", asked[waiting], k, allow, choices.around, None)
+        found.scores[waiting], found.ids[waiting] = part
+        scored += more
+        waiting = waiting[_short(part, k, allow)]
+    if len(waiting):
+        again = asked if len(waiting) == len(asked) else asked[waiting]
         if choices.sure == "lists":
-            rest, more = index._probed(asked, k, allow, choices.efs["lists"])
+            rest, more = index._probed(again, k, allow, choices.efs["lists"])
         else:
             allowed = np.flatnonzero(allow)
-            rest, more = index._scanned(asked, k, allowed), len(allowed) * len(late)
-        found.scores[late], found.ids[late] = rest
+            rest, more = index._scanned(again, k, allowed), len(allowed) * len(again)
+        found.scores[waiting], found.ids[waiting] = rest
         scored += more
     return found, scored, late
 
 
+def _short(found: Neighbours, k: int, allow: np.ndarray) -> np.ndarray:
+    """The numbers of queries that have fewer answers than there are."""
+    if found.ids[:, -1].min() >= 0:
+        return EMPTY
+    return np.flatnonzero(found.ids[:, min(k, int(np.count_nonzero(allow))) - 1] < 0)
+
+
 def _walk(
-    index: DenseGraph, way: str, queries: np.ndarray, k: int, allow: np.ndarray, ef: int, limit: int | None
+    index: DenseGraph, way: str, asked: Asked, k: int, allow: np.ndarray, ef: int, within: Within | None
 ) -> tuple[Neighbours, int]:
     if way == "lists":
-        return index._probed(queries, k, allow, ef)
+        return index._probed(asked, k, allow, ef)
     if way != "post":
-        return index._walked(queries, k, allow, ef, way, limit=limit if way == "through" else None)
+        return index._walked(asked, k, allow, ef, way, within=within)
     scored = 0
 
-    def search(asked: np.ndarray, wide: int) -> Neighbours:
+    def search(part: np.ndarray, wide: int) -> Neighbours:
         nonlocal scored
-        found, more = index._walked(asked, wide, None, max(ef, wide), "all")
+        found, more = index._walked(asked[part], wide, None, max(ef, wide), "all")
         scored += more
         return found
 
-    return post_filtered(search, queries, k, allow), scored
+    return post_filtered(search, np.arange(len(asked)), k, allow), scored
 
 
 def measured_costs(
-    index: DenseGraph, queries: np.ndarray, k: int, recalls: Sequence[float], shares: Sequence[float], seed: int
+    index: DenseGraph, asked: Asked, k: int, recalls: Sequence[float], shares: Sequence[float], seed: int
 ) -> list[FilterCosts]:
     """Time every way on filters that were drawn, with the ef that reaches each recall. Arguments as in
     `DenseGraph.calibrate_filters`.
@@ -224,16 +261,16 @@ def measured_costs(
         allowed = np.flatnonzero(allow)
         if len(allowed) < k:
             continue
-        truth = index._scan(queries, k, allowed).ids
+        truth = index._scan(asked.rows, k, allowed).ids
         for way in WALKS:
             if (way == "post" and share < WIDE) or (way == "lists" and index.lists is None):
                 continue
 
-            def search(own: np.ndarray, ef: int, way: str = way, allow: np.ndarray = allow) -> np.ndarray:
+            def search(own: Asked, ef: int, way: str = way, allow: np.ndarray = allow) -> np.ndarray:
                 return _walk(index, way, own, k, allow, ef, None)[0].ids
 
             def recall_at(ef: int, search: Any = search, truth: np.ndarray = truth) -> float:
-                return _recall(search(queries, ef), truth)
+                return _recall(search(asked, ef), truth)
 
             ef: int | None = k if way != "post" else min(count, math.ceil(MARGIN * k / share))
             for recall in recalls:
@@ -242,23 +279,23 @@ def measured_costs(
                 if ef is None or (recall, way) in lost:
                     lost.add((recall, way))  # nor will it be reached among fewer rows
                     continue
-                took = _timed(partial(search, ef=ef), queries)
+                took = _timed(partial(search, ef=ef), asked)
                 walks[recall][way].append(WalkCost(share, ef, took))
     some = np.sort(random.permutation(count)[:MANY])
     masks = np.zeros((2, count), dtype=bool)
     masks[0, some[:: max(1, len(some) // 16)]], masks[1, some] = True, True
 
-    def scan(own: np.ndarray, mask: np.ndarray) -> Any:
+    def scan(own: Asked, mask: np.ndarray) -> Any:
         return index._scanned(own, k, np.flatnonzero(mask))
 
-    call, one = (_timed(partial(scan, mask=mask), queries) for mask in masks)
+    call, one = (_timed(partial(scan, mask=mask), asked) for mask in masks)
     one = max(0.0, one - call)  # what any call costs is no cost of rows
     began = CLOCK()
-    index._scanned(queries, k, some)
-    many = _micros(began) / len(queries)
-    probe = _timed(lambda own: index._walked(own, PROBE, None, PROBE, "all", refined=False), queries)
+    index._scanned(asked, k, some)
+    many = _micros(began) / len(asked)
+    probe = _timed(lambda own: index._walked(own, PROBE, None, PROBE, "all", refined=False), asked)
     began = CLOCK()
-    visits = index._walked(queries, k, None, max(k, 64), "all")[1]
+    visits = index._walked(asked, k, None, max(k, 64), "all")[1]
     visited = _micros(began) / max(1, visits)
     return [
         FilterCosts(
@@ -297,12 +334,12 @@ def checked_shares(shares: Sequence[float]) -> tuple[float, ...]:
     return kept
 
 
-def _timed(search: Callable[[np.ndarray], Any], queries: np.ndarray) -> float:
+def _timed(search: Callable[[Asked], Any], asked: Asked) -> float:
     """µs a query, one a call: the median, which a busy moment does not move."""
     took = []
-    for i in range(len(queries)):
+    for i in range(len(asked)):
         began = CLOCK()
-        search(queries[i : i + 1])
+        search(asked[i : i + 1])
         took.append(_micros(began))
     return float(np.median(took))
 

@@ -150,19 +150,26 @@ class Flat:
         return rows, scales
 
 
-def checked_rows(rows: Any, dim: int, what: str = "row") -> np.ndarray:
-    """Float32 [n, dim] of finite numbers, or an error that names the first offender. One row may come as [dim]."""
-    try:
-        with np.errstate(over="ignore"):
-            rows = np.asarray(rows, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"expected numbers [n, {dim}], got {type(rows).__name__}: {error}") from None
+def checked_shape(rows: Any, dim: int, what: str = "row") -> np.ndarray:
+    """Float32 [n, dim], or an error that says what came instead. One row may come as [dim]."""
+    if not isinstance(rows, np.ndarray) or rows.dtype != np.float32:
+        try:
+            with np.errstate(over="ignore"):
+                rows = np.asarray(rows, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"expected numbers [n, {dim}], got {type(rows).__name__}: {error}") from None
     if rows.ndim == 1:
         rows = rows[None] if len(rows) else rows.reshape(0, dim)
     if rows.ndim != 2:
         raise BadInput(f"expected [n, {dim}], got an array of shape {list(rows.shape)}")
     if rows.shape[1] != dim:
         raise SpaceMismatch(f"the index has {dim} dimensions, the {what} has {rows.shape[1]}")
+    return rows
+
+
+def checked_rows(rows: Any, dim: int, what: str = "row") -> np.ndarray:
+    """Float32 [n, dim] of finite numbers, or an error that names the first offender. One row may come as [dim]."""
+    rows = checked_shape(rows, dim, what)
     # The sum of a row is finite if every number is; only where it is not are the numbers looked at.
     with np.errstate(over="ignore", invalid="ignore"):
         suspects = np.flatnonzero(~np.isfinite(rows.sum(axis=1)))

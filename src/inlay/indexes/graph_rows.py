@@ -17,17 +17,32 @@ from inlay.indexes.card import Card
 from inlay.indexes.filter_plan import FilterCosts
 from inlay.indexes.filtered_lists import Lists
 from inlay.indexes.filtered_walks import Choices
-from inlay.indexes.flat import checked_rows
+from inlay.indexes.flat import checked_rows, checked_shape
 from inlay.kernels import dense_graph as kernel
 from inlay.kernels.dense import nearest, normalise
 from inlay.kernels.dense_graph import NONE, Graph, Room
 from inlay.kernels.mixing import mixed
 from inlay.types import Metric, Neighbours
 
-__all__ = ["FILTERS", "Dtype", "GraphRows"]
+__all__ = ["FILTERS", "Asked", "Dtype", "GraphRows"]
 
 Dtype = Literal["float32", "float16", "int8"]
 FILTERS = "filters"  # what the card calls the costs of filtered searches
+
+
+class Asked:
+    """Queries made ready: rows float32 [q, dim], codes int8 [q, width], and what a step of each one's is worth."""
+
+    __slots__ = ("codes", "rows", "steps")
+
+    def __init__(self, rows: np.ndarray, codes: np.ndarray, steps: np.ndarray) -> None:
+        self.rows, self.codes, self.steps = rows, codes, steps
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, which: Any) -> Asked:
+        return Asked(self.rows[which], self.codes[which], self.steps[which])
 
 
 class GraphRows:
@@ -163,30 +178,24 @@ class GraphRows:
         except BadInput as error:
             raise Corrupt(f"{path} does not hold a {cls.kind} ({error}); build and save it again") from None
 
-    def _coded(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Queries as codes, and what a step of each is worth."""
-        return kernel.ask(queries, self._graph.codes.shape[1], unit=False)[1:]
-
     def _best(self, queries: int, k: int, most: int, refined: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Room for the keys that are to be refined, of as many as can be found, and for how many they are."""
         within = min(most, k * self.settings["refine"]) if refined and self.dtype != "int8" else min(most, k)
         return np.empty((queries, within), np.uint64), np.zeros(queries, np.int64)
 
-    def _finished(
-        self, queries: np.ndarray, k: int, best: np.ndarray, sizes: np.ndarray, refined: bool = True
-    ) -> Neighbours:
+    def _finished(self, asked: Asked, k: int, best: np.ndarray, sizes: np.ndarray, refined: bool = True) -> Neighbours:
         """The nearest k of the keys that were found, scored in full."""
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        found = np.full((len(queries), k), -1, dtype=np.int64)
-        if not refined:
-            there = np.arange(best.shape[1]) < sizes[:, None]
-            ids = NONE - (best & np.uint64(NONE)).astype(np.int64)
-            found[:, : best.shape[1]] = np.where(there, ids, -1)
-        elif self.dtype == "int8":
-            self._by_codes(queries, best, sizes, scores, found)
-        else:
+        scores, found = np.empty((len(asked), k), np.float32), np.empty((len(asked), k), np.int64)
+        if refined and self.dtype != "int8":
             rows = self._rows.view(np.uint16) if self.dtype == "float16" else self._rows
-            kernel.kernels().refine(queries, rows, self.metric == "l2", best, sizes, scores, found)
+            kernel.kernels().refine(asked.rows, rows, self.metric == "l2", best, sizes, scores, found)
+            return Neighbours(scores, found)
+        scores[:], found[:] = -np.inf, -1
+        if refined:
+            self._by_codes(asked.rows, best, sizes, scores, found)
+        else:
+            there = np.arange(best.shape[1]) < sizes[:, None]
+            found[:, : best.shape[1]] = np.where(there, NONE - (best & np.uint64(NONE)).astype(np.int64), -1)
         return Neighbours(scores, found)
 
     def _by_codes(
@@ -212,10 +221,18 @@ class GraphRows:
             return nearest(queries, codes, k, scales=scales, metric=self.metric, allow=allow)
         return nearest(queries, self._rows[: self._count], k, metric=self.metric, allow=allow)
 
-    def _ready(self, rows: Any, what: str) -> np.ndarray:
-        rows = checked_rows(rows, self.dim, what=what)
-        if what == "query":
-            return kernel.ask(rows, self._graph.codes.shape[1], unit=self.metric == "cosine")[0]
+    def _asked(self, queries: Any) -> Asked:
+        """Queries, checked."""
+        rows = checked_shape(queries, self.dim, what="query")
+        try:
+            return Asked(*kernel.ask(rows, self._graph.codes.shape[1], unit=self.metric == "cosine"))
+        except ValueError:
+            checked_rows(rows, self.dim, what="query")  # says which
+            raise
+
+    def _ready(self, rows: Any) -> np.ndarray:
+        """Rows to be added, checked."""
+        rows = checked_rows(rows, self.dim)
         return normalise(rows) if self.metric == "cosine" else np.ascontiguousarray(rows)
 
     def _append(self, vectors: np.ndarray, kept: np.ndarray) -> None:

@@ -169,7 +169,7 @@ def walk(graph, queries, steps, expansion, allowed, how, untouched, connectivity
         step = steps[q]
         seeds[0], first = _descend_passing(graph, query, step, allowed, 2 if how == 3 else 1, connectivity)
         size, more = _beam(
-            graph, query, step, 0, seeds, 1, allowed, True, how, untouched, _ENDLESS, room, waiting, found
+            graph, query, step, 0, seeds, 1, allowed, True, how, untouched, _ENDLESS, 0, room, waiting, found
         )
         scored += first + more
         _sort(found, size)

@@ -22,10 +22,12 @@ import numpy as np
 from inlay.errors import MissingExtra
 
 __all__ = [
+    "LOOK",
     "NONE",
     "PASS",
     "Graph",
     "Room",
+    "Within",
     "aligned",
     "ask",
     "code",
@@ -40,6 +42,9 @@ __all__ = [
 NONE = 0xFFFFFFFF  # a link that is not there
 FACTS = 2  # float32 numbers at the end of a row of codes
 LINE = 64
+LOOK = 128
+ENDLESS = (1 << 62, 0)
+EVERY = np.ones(0, dtype=np.bool_)  # how the compiled walk is told that all rows may be found
 STEPS = 127
 
 # How a walk treats rows that are not allowed.
@@ -63,6 +68,13 @@ class Graph(NamedTuple):
     higher: np.ndarray  # uint32 [sum of levels, connectivity], links on levels 1, 2, … of one row after another
     twins: np.ndarray  # uint32 [rows], a row equal to this one that has no links of its own, NONE after the last
     entry: np.ndarray  # int64 [1], the row at which a walk begins, -1 where there is none
+
+
+class Within(NamedTuple):
+    """Where a walk gives up."""
+
+    most: int  # once it has scored more rows than this on level 0
+    least: int  # if fewer of the first `LOOK` of them may be found
 
 
 class Room(NamedTuple):
@@ -123,11 +135,12 @@ def kernels() -> Any:
 
 def ask(queries: np.ndarray, width: int, *, unit: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Queries float32 [q, dim] as a walk takes them: themselves (at length 1, if `unit`), as codes int8 [q, width]
-    without facts, and what a step of each one's codes is worth, float32 [q].
+    without facts, and what a step of each one's codes is worth, float32 [q]. Numbers must be finite.
     """
     ready = np.empty(queries.shape, np.float32)
     asked, steps = np.zeros((len(queries), width), np.int8), np.empty(len(queries), np.float32)
-    kernels().ask(np.ascontiguousarray(queries), unit, ready, asked, steps)
+    if kernels().ask(np.ascontiguousarray(queries), unit, ready, asked, steps) >= 0:
+        raise ValueError("a query holds NaN or infinity")
     return ready, asked, steps
 
 
@@ -158,7 +171,7 @@ def walk(
     allowed: np.ndarray | None,
     how: str,
     beyond: int = 0,
-    limit: int | None = None,
+    within: Within | None = None,
     room: Room,
     best: np.ndarray,
     sizes: np.ndarray,
@@ -173,14 +186,16 @@ def walk(
         allowed: bool [rows], the rows that may be found.
         how: the walk's way with rows that are not allowed, a name of `PASS`.
         beyond: for `compressed`: links of a row from this one on are looked past.
-        limit: rows on level 0 after which a query's walk gives up.
+        within: where a query's walk gives up.
         room: to write to; one walk at a time.
         best: uint64 [q, k ≤ expansion], filled with keys in descending order.
         sizes: int64 [q], filled with the number of keys, -1 where the walk gave up.
     """
-    every = np.ones(0, dtype=np.bool_) if allowed is None else np.ascontiguousarray(allowed, dtype=np.bool_)
-    most = 1 << 62 if limit is None else int(limit)
-    return int(kernels().walk(graph, queries, steps, expansion, every, PASS[how], beyond, most, room, best, sizes))
+    every = EVERY if allowed is None else np.ascontiguousarray(allowed, dtype=np.bool_)
+    most, least = ENDLESS if within is None else within
+    return int(
+        kernels().walk(graph, queries, steps, expansion, every, PASS[how], beyond, most, least, room, best, sizes)
+    )
 
 
 def scan(

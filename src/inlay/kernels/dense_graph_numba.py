@@ -13,6 +13,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from inlay.kernels.dense_graph import LOOK
 from inlay.kernels.dense_numba import _FEATURES, _widen
 from inlay.kernels.gather_numba import _ask
 from inlay.kernels.postings_numba import _offer
@@ -24,6 +25,8 @@ __all__ = ["ask", "insert", "refine", "scan", "walk"]
 NONE = np.uint32(0xFFFFFFFF)
 _SIGN = np.uint32(0x80000000)
 _ENDLESS = np.int64(1) << np.int64(62)  # rows that no walk scores
+_LARGEST = np.float32(np.finfo(np.float32).max)
+_LOOK = LOOK
 _AT_ONCE = 32  # rows that a scan asks for before it scores them for every query
 
 _u = np.uint64
@@ -189,10 +192,11 @@ def _collect(graph, links, allowed, how, beyond, most, stamps, epoch, waiting):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _beam(graph, query, step, level, seeds, n_seeds, allowed, twins, how, beyond, limit, room, waiting, best):
+def _beam(graph, query, step, level, seeds, n_seeds, allowed, twins, how, beyond, limit, least, room, waiting, best):
     """Fill a heap with the best rows, and their twins if these are wanted; returns (how many, rows scored).
 
-    It stops once more than `limit` are scored.
+    It gives up, and returns -1, once more than `limit` are scored, or fewer than `least` of the first `_LOOK` may be
+    found.
     """
     epoch, stamps, ahead = _epoch(room), room.stamps, room.ahead
     expansion, size, n_ahead, scored, most = len(best), 0, 0, 0, len(waiting)
@@ -205,6 +209,10 @@ def _beam(graph, query, step, level, seeds, n_seeds, allowed, twins, how, beyond
         else:
             size = _offer(best, size, seeds[i])
     while n_ahead > 0 and scored <= limit:
+        if least > 0 and scored >= _LOOK:
+            if size < least:
+                return -1, scored
+            least = 0
         key = ahead[0]
         if size == expansion and key < best[0]:
             break
@@ -222,13 +230,13 @@ def _beam(graph, query, step, level, seeds, n_seeds, allowed, twins, how, beyond
                     size = _offer_all(graph, key, allowed, best, size)
                 else:
                     size = _offer(best, size, key)
-    return size, scored
+    return (size if scored <= limit else -1), scored
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def _nearest(graph, query, step, level, seeds, n, every, room, waiting, best):
     """Walk from n seeds and put what was found in their place, in ascending order; returns how many."""
-    n = _beam(graph, query, step, level, seeds, n, every, False, 0, 0, _ENDLESS, room, waiting, best)[0]
+    n = _beam(graph, query, step, level, seeds, n, every, False, 0, 0, _ENDLESS, 0, room, waiting, best)[0]
     for i in range(n):
         seeds[i] = best[i]
     _sort(seeds, n)
@@ -348,7 +356,7 @@ def insert(graph, rows, expansion, budgets, fill, room):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def walk(graph, queries, steps, expansion, allowed, how, beyond, limit, room, best, sizes):
+def walk(graph, queries, steps, expansion, allowed, how, beyond, limit, least, room, best, sizes):
     k, width, scored = best.shape[1], graph.codes.shape[1], 0
     found, seeds = np.empty(expansion, dtype=np.uint64), np.empty(1, dtype=np.uint64)
     # Of two hops, as many rows are scored as a row has links; of one, all.
@@ -362,9 +370,11 @@ def walk(graph, queries, steps, expansion, allowed, how, beyond, limit, room, be
         query[width - 8 :] = 0
         step = steps[q]
         seeds[0], first = _descend(graph, query, step, 0)
-        size, more = _beam(graph, query, step, 0, seeds, 1, allowed, True, how, beyond, limit, room, waiting, found)
+        size, more = _beam(
+            graph, query, step, 0, seeds, 1, allowed, True, how, beyond, limit, least, room, waiting, found
+        )
         scored += first + more
-        if more > limit:
+        if size < 0:
             sizes[q] = -1
             continue
         _sort(found, size)
@@ -403,6 +413,8 @@ def ask(queries, unit, ready, asked, steps):
     for q in range(len(queries)):
         query, own, peak, total = queries[q], ready[q], np.float32(0), np.float32(0)
         for t in range(len(query)):
+            if not abs(query[t]) <= _LARGEST:
+                return q  # not a number, or beyond all
             peak = max(peak, abs(query[t]))
         scale = peak if unit and peak > 0 else np.float32(1)
         for t in range(len(query)):
@@ -416,6 +428,7 @@ def ask(queries, unit, ready, asked, steps):
         steps[q] = peak / np.float32(127) if peak > 0 else np.float32(1)
         for t in range(len(own)):
             asked[q, t] = np.rint(own[t] / steps[q])
+    return -1
 
 
 @njit(cache=True, nogil=True, boundscheck=False, fastmath=True)
@@ -434,10 +447,13 @@ def _exact(query, rows, row, squared):
 @njit(cache=True, nogil=True, boundscheck=False)
 def refine(queries, rows, squared, best, sizes, scores, ids):
     """Score what was found by the rows as they are kept (float32, or float16 as the uint16 of their bits), and write
-    the nearest k of each query: `scores` float32 [q, k] and `ids` int64 [q, k]. `best` is changed.
+    the nearest k of each query: `scores` float32 [q, k] and `ids` int64 [q, k], behind them -inf and -1. `best` is
+    changed.
     """
     for q in range(len(queries)):
-        n, keys = sizes[q], best[q]
+        n, keys = max(sizes[q], 0), best[q]
+        for i in range(n, ids.shape[1]):
+            scores[q, i], ids[q, i] = -np.inf, -1
         for i in range(n):
             _ask(rows, _row(keys[i]), _u(0), _u(rows.shape[1]))  # type: ignore[call-arg]
         for i in range(n):
