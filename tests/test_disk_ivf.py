@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from inlay.errors import BadInput, Corrupt, Locked, SpaceMismatch
 from inlay.indexes.attributes import Attributes
-from inlay.indexes.disk_ivf import DiskIVF, DiskReads
+from inlay.indexes.disk_ivf import DiskIVF
 from inlay.indexes.disk_ivf_file import PartWriter
+from inlay.indexes.disk_ivf_search import DiskReads
 from inlay.indexes.flat import Flat
 from inlay.kernels import attribute_scan, blocks, list_rows
 from inlay.kernels.blocks import SIZE

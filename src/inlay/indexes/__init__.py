@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from inlay.indexes.coded import Coded
     from inlay.indexes.concept_path import draw_path
     from inlay.indexes.dense_graph import DenseGraph
-    from inlay.indexes.disk_ivf import DiskIVF, DiskReads
+    from inlay.indexes.disk_ivf import DiskIVF
+    from inlay.indexes.disk_ivf_search import DiskReads
     from inlay.indexes.espn import ESPN, Reads
     from inlay.indexes.flat import Flat
     from inlay.indexes.hnsw import HNSW
@@ -91,7 +92,7 @@ _HOMES = {
     "Concept": "cobweb",
     "DenseGraph": "dense_graph",
     "DiskIVF": "disk_ivf",
-    "DiskReads": "disk_ivf",
+    "DiskReads": "disk_ivf_search",
     "ESPN": "espn",
     "Flat": "flat",
     "HNSW": "hnsw",

@@ -171,7 +171,7 @@ class Interleaved:
 
     def search(self, query: np.ndarray, k: int, predicate: Any, probes: int) -> np.ndarray:
         """Ids of the k best."""
-        from inlay.indexes.disk_ivf import _largest
+        from inlay.indexes.disk_ivf_search import _largest
 
         lists = _largest(self.index._nearness(query[None], self.index._centroids)[0], probes)
         lists = lists[self.counts[lists] > 0]

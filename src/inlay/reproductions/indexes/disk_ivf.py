@@ -161,7 +161,7 @@ class _Size:
 
     def grown(self) -> dict[str, Any]:
         """Cost of our searches at this size."""
-        from inlay.indexes.disk_ivf import DiskReads
+        from inlay.indexes.disk_ivf_search import DiskReads
 
         index = self.index
         for one in self.asked[: 5 * len(SHARES)]:  # compiles
@@ -192,7 +192,7 @@ class _Size:
     def compared(self, progress: bool) -> dict[str, Any]:
         """The ways of the comparison, query by query."""
         from inlay.indexes.attribute_filter import Predicate
-        from inlay.indexes.disk_ivf import DiskReads
+        from inlay.indexes.disk_ivf_search import DiskReads
 
         index, part = self.index, self.index._parts[0]
         side = Interleaved(index, self.folder / "interleaved")
@@ -316,7 +316,7 @@ class _Size:
 
     def _auto(self) -> dict[str, dict[str, float]]:
         """Recall and lists of searches that choose how many lists they scan."""
-        from inlay.indexes.disk_ivf import DiskReads
+        from inlay.indexes.disk_ivf_search import DiskReads
 
         own = {}
         for name in SHARES:
