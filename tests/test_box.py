@@ -118,6 +118,20 @@ def test_both_runtimes_make_one_space() -> None:
     np.testing.assert_allclose(threads, np.tile(graph.encode_document(texts), (20, 1)), atol=1e-6)
 
 
+def test_both_graphs_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    from inlay.encoders import box_graph
+    from inlay.encoders.box_weights import FOLDER, Weights
+
+    if not box_graph._multiplies_int8():
+        pytest.skip("int8 overflows on this processor")
+    weights = Weights(FOLDER)
+    tokens = [np.array([101, *range(2000 + i, 2040 + i), 102]) for i in range(12)]
+    signed = box_graph.Graph(weights, 1)(tokens)
+    monkeypatch.setattr(box_graph, "_multiplies_int8", lambda: False)
+    np.testing.assert_allclose(box_graph.Graph(weights, 1)(tokens), signed, atol=1e-4)
+
+
 def test_weights_without_a_graph_run_in_numpy(tmp_path: Path) -> None:
     shipped = Weights(FOLDER)
     names = [name for name in shipped._pack.names() if not name.endswith(".range")]

@@ -86,7 +86,7 @@ class Box:
 
     @cached_property
     def _network(self) -> _Network | Graph:
-        if self.runtime == "onnxruntime" and self._weights.graph is None:
+        if self.runtime == "onnxruntime" and not self._weights.graphs:
             raise BadInput(f"the weights in {self.path} come without a graph: leave runtime out")
         if self.runtime == "onnxruntime":
             return Graph(self._weights, self.threads)

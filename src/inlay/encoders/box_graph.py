@@ -1,6 +1,7 @@
 """The box's layers in 8 bits, run by onnxruntime where it is installed (extra `onnx`): faster than numpy.
 
-`weights/box.onnx` is the graph alone, a few kilobytes; it is given the weights that are in memory anyway.
+`weights/box.onnx` is the graph alone, a few kilobytes; it is given the weights that are in memory anyway. There is one
+more, for processors that multiply int8 without overflow (VNNI), which are twice as fast with it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,11 +41,14 @@ class Graph:
         # Threads side by side on different texts: within a matrix this small they would wait for each other.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._threads = threads or _processors()
-        values = graph_weights(weights)
+        signed = True in weights.graphs and _multiplies_int8()
+        values = graph_weights(weights, signed=signed)
         # Held as long as the session, which reads them where they are.
         self._held = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in values.values()]
         options.add_external_initializers(list(values), self._held)
-        self._session: Any = onnxruntime.InferenceSession(weights.graph, options, providers=["CPUExecutionProvider"])
+        self._session: Any = onnxruntime.InferenceSession(
+            weights.graphs[signed], options, providers=["CPUExecutionProvider"]
+        )
         codes, self._scales = weights.table("table")
         self._codes = (codes + 8).astype(np.uint8)
 
@@ -59,6 +65,16 @@ class Graph:
         feed = {"codes": self._codes[ids], "scales": self._scales[ids][..., None]}
         rows: np.ndarray = self._session.run(None, feed)[0]
         return rows
+
+
+@cache
+def _multiplies_int8() -> bool:
+    """Whether the processor is known to have VNNI, in one of its forms."""
+    try:
+        known = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return any(f" {flag} " in f"{known} ".replace("\n", " ") for flag in ("avx512_vnni", "avx_vnni"))
 
 
 def _processors() -> int:

@@ -19,7 +19,7 @@ from inlay.io import Pack, pack_bytes
 __all__ = ["FOLDER", "HASHES", "Weights", "graph_weights", "write"]
 
 FOLDER = Path(__file__).with_name("weights")
-GRAPH = "box.onnx"
+GRAPHS = {False: "box.onnx", True: "box_signed.onnx"}  # by whether matrices are int8
 HASHES = "box.json"  # file name → BLAKE2b of its content, in hex
 
 
@@ -36,10 +36,11 @@ class Weights:
             data = path.read_bytes()
             known = json.loads((folder / HASHES).read_text(encoding="utf-8"))
             self.hash = _checked(path, data, known["box.safetensors"])
-            self.graph: bytes | None = None  # the layers for onnxruntime, if the file is there
-            if GRAPH in known:
-                self.graph = (folder / GRAPH).read_bytes()
-                _checked(folder / GRAPH, self.graph, known[GRAPH])
+            self.graphs: dict[bool, bytes] = {}  # the layers for onnxruntime, if the files are there
+            for signed, name in GRAPHS.items():
+                if name in known:
+                    self.graphs[signed] = (folder / name).read_bytes()
+                    _checked(folder / name, self.graphs[signed], known[name])
         except (OSError, ValueError, KeyError) as error:
             raise Corrupt(f"the weights in {folder} cannot be read ({error}); install inlay again") from None
         self._pack = Pack(data, str(path))
@@ -67,25 +68,31 @@ class Weights:
         return self._pack["vocabulary"].tobytes().decode("utf-8").split("\n")
 
 
-def graph_weights(weights: Weights) -> dict[str, np.ndarray]:
-    """What the graph `box.onnx` is given: name → array."""
+def graph_weights(weights: Weights, *, signed: bool) -> dict[str, np.ndarray]:
+    """What a graph is given: name → array. Matrices are int8 if `signed`, and else uint8 around 128."""
+    laid = _turned if signed else _middled
     found = {"positions": weights.float("positions")}
     found |= {f"norm.{part}": weights.float(f"norm.{part}") for part in ("gain", "offset")}
     # The only matrix stored in float: 8 bits are enough for it too.
     codes, scale = eight_bits(weights.float("table.map").T)
-    found |= {"table.map": _middled(codes), "table.map.scale": scale}
+    found |= {"table.map": laid(codes), "table.map.scale": scale}
     depth = 0
     while f"layers.{depth}.qkv" in weights:
         at = f"layers.{depth}"
         for name in (f"{at}.{part}" for part in ("qkv", "out", "up", "down")):
             scale, zero = weights.float(f"{name}.range")
-            found |= {name: _middled(weights.array(name)), f"{name}.scale": weights.float(f"{name}.scale")}
+            found |= {name: laid(weights.array(name)), f"{name}.scale": weights.float(f"{name}.scale")}
             found |= {f"{name}.offset": weights.float(f"{name}.offset")}
             found |= {f"{name}.in.scale": np.array(scale, np.float32), f"{name}.in.zero": np.array(zero, np.uint8)}
         for name in (f"{at}.{part}.{of}" for part in ("after_attention", "after_hidden") for of in ("gain", "offset")):
             found[name] = weights.float(name)
         depth += 1
     return found
+
+
+def _turned(codes: np.ndarray) -> np.ndarray:
+    """int8 [out, in] as [in, out]."""
+    return np.ascontiguousarray(codes.T)
 
 
 def _middled(codes: np.ndarray) -> np.ndarray:
@@ -132,11 +139,23 @@ def eight_bits(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write(
-    folder: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str], graph: bytes | None = None
-) -> str:
-    """Write a weights file, its graph for onnxruntime if there is one, and their hashes. Returns the weights' hash."""
+    folder: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str],
+    graphs: Mapping[bool, bytes] | None = None,
+) -> str:  # fmt: skip
+    """Write a weights file, its graphs for onnxruntime if there are any, and their hashes.
+
+    Args:
+        folder: where to.
+        arrays: of the weights.
+        metadata: of their file.
+        graphs: whether matrices are int8 → the graph.
+
+    Returns:
+        The weights' hash.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"box.safetensors": pack_bytes(arrays, metadata)} | ({} if graph is None else {GRAPH: graph})
+    files = {"box.safetensors": pack_bytes(arrays, metadata)}
+    files |= {GRAPHS[signed]: graph for signed, graph in (graphs or {}).items()}
     found = {name: _digest(data) for name, data in files.items()}
     for name, data in files.items():
         (folder / name).write_bytes(data)

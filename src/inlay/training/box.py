@@ -253,7 +253,8 @@ class BoxModel(Model):
         arrays |= ranges(self._entering())
         made = {"made by": "inlay train box"}
         write(Path(folder), arrays, made)
-        write(Path(folder), arrays, made, graph(Weights(Path(folder))))
+        plain = Weights(Path(folder))
+        write(Path(folder), arrays, made, {signed: graph(plain, signed=signed) for signed in (False, True)})
 
     @torch.no_grad()
     def _entering(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 The graph takes texts of one length, so nothing is padded or masked, and every scale is fixed: a row never depends on
 what stands beside it. Activations are uint8 with a scale and a zero measured on some texts (`ranges`), matrices uint8
-around 128 (processors without VNNI overflow on int8), sums int32. Attention, norms and GELU stay in float.
+around 128 or int8, sums int32: processors without VNNI overflow on int8, and those with it multiply int8 in half the
+time. Attention, norms and GELU stay in float.
 """
 
 from __future__ import annotations
@@ -36,16 +37,23 @@ def ranges(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
-def graph(weights: Weights) -> bytes:
+def graph(weights: Weights, *, signed: bool) -> bytes:
     """The graph for weights of these shapes, as an ONNX file's content.
+
+    Args:
+        weights: give names and shapes.
+        signed: matrices are int8.
 
     Inputs: `codes` uint8 [n, length, rank] (8 stands for 0) and `scales` float32 [n, length, 1] of the vocabulary.
     Output: `rows` float32 [n, dim], the mean of the last layer.
     """
     from onnx import TensorProto, helper
 
-    values = graph_weights(weights)
-    kinds = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.uint8): TensorProto.UINT8}
+    values = graph_weights(weights, signed=signed)
+    kinds = {
+        np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.uint8): TensorProto.UINT8,
+        np.dtype(np.int8): TensorProto.INT8,
+    }  # fmt: skip
     held: list[Any] = []
     for name, value in values.items():
         tensor = TensorProto()
@@ -66,8 +74,9 @@ def graph(weights: Weights) -> bytes:
         return put("MatMulIntegerToFloat", inputs, f"{name}.out", domain=MICROSOFT)
 
     def normed(name: str, rows: str, added: str) -> str:
-        inputs = [rows, added, f"{name}.gain", f"{name}.offset"]
-        return put("SkipLayerNormalization", inputs, name + ".rows", domain=MICROSOFT, epsilon=1e-12)
+        # onnxruntime's SkipLayerNormalization takes seven times as long as these two.
+        inputs = [put("Add", [rows, added], f"{name}.sum"), f"{name}.gain", f"{name}.offset"]
+        return put("LayerNormalization", inputs, f"{name}.rows", epsilon=1e-12, axis=-1)
 
     inputs = ["codes", "table.map", "one", "table.map.scale", "eight", "middle"]
     mapped = put("MatMulIntegerToFloat", inputs, "mapped", domain=MICROSOFT)
@@ -97,7 +106,7 @@ def graph(weights: Weights) -> bytes:
          helper.make_tensor("one axis", TensorProto.INT64, [1], [1]),
          helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
          helper.make_tensor("eight", TensorProto.UINT8, [], [8]),
-         helper.make_tensor("middle", TensorProto.UINT8, [], [128])],
+         helper.make_tensor("middle", *((TensorProto.INT8, [], [0]) if signed else (TensorProto.UINT8, [], [128])))],
     )  # fmt: skip
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid(MICROSOFT, 1)]
     model = helper.make_model(made, opset_imports=opsets, ir_version=9)
