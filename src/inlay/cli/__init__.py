@@ -50,6 +50,7 @@ COMMANDS: dict[str, Entry] = {
     "classify": Entry("Vectors", "inlay.cli.classify:command", "Train, use and compress text classifiers."),
     "words": Entry("Vectors", "inlay.cli.words:command", "Convert word vectors, and find words near others."),
     "eval": Entry("Measure", "inlay.cli.evaluate:command", "Measure retrieval quality on judged queries."),
+    "compare": Entry("Measure", "inlay.cli.compare:command", "Compare encoders: shape, agreement, quality."),
     "reproduce": Entry("Measure", "inlay.cli.reproduce:command", "Run a published method against its baseline."),
     "bench-tables": Entry("Measure", "inlay.cli.bench_tables:command", "Compare compressed embedding tables."),
     "bench-filtered": Entry("Measure", "inlay.cli.bench_filtered:command", "Compare ways of filtered vector search."),

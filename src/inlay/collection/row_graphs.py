@@ -27,7 +27,7 @@ __all__ = ["graph_of", "has_graph", "with_graph"]
 # are scanned in about 5 ms and walked in 0.2 (`python -m benchmarks graph` has both).
 GRAPHED = WORTH_COMPILING
 CONNECTIVITY, EXPANSION_ADD = 16, 128
-EF = 128  # candidates of a walk, at least: recall@10 is above 0.99 with it on texts
+EF = 128  # candidates of a walk, at least: recall@10 on texts is 0.99 among 80,000 rows, 0.98 among 200,000
 PREFIX, FACTS = "graph.", "graph.facts"
 
 

@@ -1,10 +1,16 @@
-"""Rows judged: test sets, runs, measures with intervals, and the `mteb` adapters.
+"""Rows judged: test sets, runs, measures with intervals, the shape and likeness of spaces, and the `mteb` adapters.
 
 - `RetrievalSet`: documents, queries and judgments; reads the BEIR layout. `limit` makes the LIMIT stress test.
 - `Run`: what a search answered; TREC run files in and out.
 - `per_query`, `estimate`, `compare`: nDCG, recall, MRR and MAP with bootstrap intervals and paired tests.
 - `evaluate`: a data set through a real collection, one call.
 - `index_difficulty`, `order_effect`: how hard rows are for a graph, and what the order of insertion does.
+- `geometry`: intrinsic dimension (`two_nn`, `levina_bickel`), isotropy (`iso_score`, `partition_ratio`), hubs (`hubs`).
+  `truncation_curve`: how many dimensions a task needs.
+- `compare_encoders`, `compare_spaces`: whether encoders agree, by geometry (`cka`) and by what they find (`jaccard`,
+  `rank_similarity`); `map_models` clusters them, `draw_comparison` draws.
+- `report_encoders`: accuracy with intervals, overlaps of scores (`overlap_coefficient`) and where to cut them
+  (`score_cut`).
 - `as_mteb_encoder`, `as_mteb_search`: any encoder or collection under the `mteb` package.
 """
 
@@ -15,55 +21,135 @@ from typing import TYPE_CHECKING
 from inlay.faces import lazy
 
 if TYPE_CHECKING:
+    from inlay.evaluation.bootstrap import bootstrap_mean, bootstrap_statistic, paired_difference
+    from inlay.evaluation.comparison_figure import draw_comparison
     from inlay.evaluation.difficulty import IndexDifficulty, index_difficulty
+    from inlay.evaluation.encoder_comparison import EncoderComparison, compare_encoders
+    from inlay.evaluation.encoder_report import EncoderReport, report_encoders
+    from inlay.evaluation.hubness import Hubness, hubs
+    from inlay.evaluation.intrinsic_dimension import levina_bickel, two_nn
+    from inlay.evaluation.isotropy import iso_score, mean_cosine, participation_ratio, partition_ratio
     from inlay.evaluation.limit_set import limit, limit_with_distractors
     from inlay.evaluation.measures import Difference, Estimate, compare, estimate, mean_interval, per_query
+    from inlay.evaluation.model_map import ModelMap, map_models
     from inlay.evaluation.mteb import as_mteb_encoder, as_mteb_search
     from inlay.evaluation.orders import OrderEffect, order_effect
+    from inlay.evaluation.ranked_overlap import jaccard, rank_similarity, result_lists
+    from inlay.evaluation.redundancy import TruncationCurve, truncation_curve
     from inlay.evaluation.retrieval import Result, evaluate
     from inlay.evaluation.retrieval_set import RetrievalSet
+    from inlay.evaluation.row_geometry import Geometry, geometry
     from inlay.evaluation.run import Run
+    from inlay.evaluation.score_overlap import Scores, cloud_overlap, overlap_coefficient, score_cut
+    from inlay.evaluation.similarity import cka, cka_matrix
+    from inlay.evaluation.space_comparison import Comparison, compare_spaces
 
 _HOMES = {
+    "Comparison": "space_comparison",
     "Difference": "measures",
+    "EncoderComparison": "encoder_comparison",
+    "EncoderReport": "encoder_report",
     "Estimate": "measures",
+    "Geometry": "row_geometry",
+    "Hubness": "hubness",
     "IndexDifficulty": "difficulty",
+    "ModelMap": "model_map",
     "OrderEffect": "orders",
     "Result": "retrieval",
     "RetrievalSet": "retrieval_set",
     "Run": "run",
+    "Scores": "score_overlap",
+    "TruncationCurve": "redundancy",
     "as_mteb_encoder": "mteb",
     "as_mteb_search": "mteb",
+    "bootstrap_mean": "bootstrap",
+    "bootstrap_statistic": "bootstrap",
+    "cka": "similarity",
+    "cka_matrix": "similarity",
+    "cloud_overlap": "score_overlap",
     "compare": "measures",
+    "compare_encoders": "encoder_comparison",
+    "compare_spaces": "space_comparison",
+    "draw_comparison": "comparison_figure",
     "estimate": "measures",
     "evaluate": "retrieval",
+    "geometry": "row_geometry",
+    "hubs": "hubness",
     "index_difficulty": "difficulty",
+    "iso_score": "isotropy",
+    "jaccard": "ranked_overlap",
+    "levina_bickel": "intrinsic_dimension",
     "limit": "limit_set",
     "limit_with_distractors": "limit_set",
+    "map_models": "model_map",
+    "mean_cosine": "isotropy",
     "mean_interval": "measures",
     "order_effect": "orders",
+    "overlap_coefficient": "score_overlap",
+    "paired_difference": "bootstrap",
+    "participation_ratio": "isotropy",
+    "partition_ratio": "isotropy",
     "per_query": "measures",
+    "rank_similarity": "ranked_overlap",
+    "report_encoders": "encoder_report",
+    "result_lists": "ranked_overlap",
+    "score_cut": "score_overlap",
+    "truncation_curve": "redundancy",
+    "two_nn": "intrinsic_dimension",
 }
 
 __all__ = [
+    "Comparison",
     "Difference",
+    "EncoderComparison",
+    "EncoderReport",
     "Estimate",
+    "Geometry",
+    "Hubness",
     "IndexDifficulty",
+    "ModelMap",
     "OrderEffect",
     "Result",
     "RetrievalSet",
     "Run",
+    "Scores",
+    "TruncationCurve",
     "as_mteb_encoder",
     "as_mteb_search",
+    "bootstrap_mean",
+    "bootstrap_statistic",
+    "cka",
+    "cka_matrix",
+    "cloud_overlap",
     "compare",
+    "compare_encoders",
+    "compare_spaces",
+    "draw_comparison",
     "estimate",
     "evaluate",
+    "geometry",
+    "hubs",
     "index_difficulty",
+    "iso_score",
+    "jaccard",
+    "levina_bickel",
     "limit",
     "limit_with_distractors",
+    "map_models",
+    "mean_cosine",
     "mean_interval",
     "order_effect",
+    "overlap_coefficient",
+    "paired_difference",
+    "participation_ratio",
+    "partition_ratio",
     "per_query",
+    "rank_similarity",
+    "report_encoders",
+    "result_lists",
+    "score_cut",
+    "truncation_curve",
+    "two_nn",
 ]
 
 __getattr__, __dir__ = lazy(__name__, _HOMES)

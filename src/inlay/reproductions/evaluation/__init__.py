@@ -1,0 +1,1 @@
+"""Reproductions of evaluation methods: what data sets, measures and protocols claim."""
