@@ -21,7 +21,8 @@ DIM, ROWS = 24, 900
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_graphs, "GRAPHED", 500 * DIM)
+    monkeypatch.setattr(row_graphs, "GRAPHED", 500)
+    monkeypatch.setattr(row_graphs, "NUMBERS", 0)
 
 
 def rows(n: int = ROWS, seed: int = 0) -> np.ndarray:
@@ -136,6 +137,16 @@ def test_nothing_is_built_below_the_size_or_without_numba(tmp_path: Path, monkey
         c.compact()
         assert graphed(c) == [True]
     assert "numba" in sys.modules
+
+
+def test_a_graph_that_loses_rows_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_graphs, "CONNECTIVITY", 2)
+    monkeypatch.setattr(row_graphs, "EXPANSION_ADD", 2)
+    monkeypatch.setattr(row_graphs, "EF", 1)
+    spread = np.random.default_rng(0).standard_normal((3000, 64)).astype(np.float32)
+    with made(tmp_path / "d.inlay", spread) as c:
+        assert not any(graphed(c))
+        assert c.search(vector=spread[17], k=1)[0].id == "17"
 
 
 def test_graphs_of_another_version_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

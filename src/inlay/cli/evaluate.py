@@ -27,6 +27,10 @@ __all__ = ["command"]
 @click.option(
     "--baseline", "baseline_file", metavar="FILE", type=click.Path(path_type=Path), help="Compare with a TREC run."
 )
+@click.option(
+    "--measure", "measures", metavar="NAME", multiple=True,
+    help="recall@2, ndcg@10, map, …; several times [default: ndcg@10, recall@100, mrr@10].",
+)  # fmt: skip
 @click.option("--seed", default=0, show_default=True, help="Seed of the intervals and the test.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--progress/--no-progress", default=None, help="Show bars [default: where a person looks on].")
@@ -38,6 +42,7 @@ def command(
     k: int,
     run_file: Path | None,
     baseline_file: Path | None,
+    measures: tuple[str, ...],
     seed: int,
     as_json: bool,
     progress: bool | None,
@@ -50,6 +55,7 @@ def command(
 
     \b
       inlay eval scifact/
+      inlay eval limit/ --measure recall@2 --measure recall@10
       inlay eval scifact/ --mode lexical --run bm25.run
       inlay eval scifact/ --mode hybrid --baseline bm25.run
     """  # noqa: D301 - click reads the backspace
@@ -57,6 +63,7 @@ def command(
     import sys
 
     from inlay.evaluation import Run, evaluate
+    from inlay.evaluation.measures import MEASURES
 
     baseline = Run.read(baseline_file) if baseline_file else None
     if progress is None:
@@ -67,6 +74,7 @@ def command(
         encoder=encoder,
         split=split,
         k=k,
+        measures=measures or MEASURES,
         baseline=baseline,
         seed=seed,
         progress=progress,

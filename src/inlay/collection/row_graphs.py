@@ -1,10 +1,10 @@
 """A graph beside the dense rows of a large segment, so that a query scores some hundreds of them and not all.
 
-Small segments are scanned, and have none; neither have those that were written where numba is missing, and a graph is
-left alone where it is missing to the reader. The graph is
-walked by codes of a byte a number, and what it finds is scored by the rows as they are stored; where these are int8
-they are the codes, which are then not kept twice. A filter is handed on: the graph's planner chooses how to search
-among few rows (`inlay.indexes.filter_plan`).
+Small segments are scanned, and have none; so are those whose rows a graph does not serve well, which is measured with
+some of them when it is built. Neither is there one where the writer had no numba, and it is left alone where the reader
+has none. The graph is walked by codes of a byte a number, and what it finds is scored by the rows as they are stored;
+where these are int8 they are the codes, which are then not kept twice. A filter is handed on: the graph's planner
+chooses how to search among few rows (`inlay.indexes.filter_plan`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from inlay.io import Pack
 from inlay.kernels import WORTH_COMPILING
 from inlay.types import Metric
 
-__all__ = ["graph_of", "has_graph", "with_graph"]
+__all__ = ["EF", "candidates", "graph_of", "has_graph", "with_graph"]
 
-# Numbers in a segment's rows from which a graph is worth building and numba worth importing for it: 78,000 rows of 384
-# are scanned in about 5 ms and walked in 0.2 (`python -m benchmarks graph` has both).
-GRAPHED = WORTH_COMPILING
+# Rows of a segment from which a graph is worth building, if there are so many numbers in them that numba is worth
+# importing: 80,000 rows of 384 are scanned in about 5 ms and walked in 0.3 (`python -m benchmarks graph` has both).
+GRAPHED, NUMBERS = 80_000, WORTH_COMPILING
 CONNECTIVITY, EXPANSION_ADD = 16, 128
+GOOD = 0.95  # recall@10 of its own rows below which a graph is not kept
+ASKED = 64  # rows that it is measured with
 EF = 128  # candidates of a walk, at least: recall@10 on texts is 0.99 among 80,000 rows, 0.98 among 200,000
 PREFIX, FACTS = "graph.", "graph.facts"
 
@@ -44,7 +46,7 @@ def with_graph(arrays: dict[str, np.ndarray], metric: Metric) -> dict[str, np.nd
         metric: rows are compared by.
     """
     rows = arrays["rows"]
-    if rows.size < GRAPHED or importlib.util.find_spec("numba") is None:
+    if len(rows) < GRAPHED or rows.size < NUMBERS or importlib.util.find_spec("numba") is None:
         return arrays
     from inlay.indexes.dense_graph import DenseGraph
 
@@ -53,11 +55,36 @@ def with_graph(arrays: dict[str, np.ndarray], metric: Metric) -> dict[str, np.nd
         expansion_search=EF,
     )  # fmt: skip
     values = rows.astype(np.float32)
-    index.add(values * arrays["scales"][:, None] if "scales" in arrays else values)
+    if "scales" in arrays:
+        values *= arrays["scales"][:, None]
+    index.add(values)
+    if _recall(index, values, metric) < GOOD:
+        return arrays
     made = {PREFIX + name: array for name, array in index.arrays().items() if name != "rows"}
     if "scales" in arrays:
         del made[PREFIX + "codes"]
     return arrays | made | {FACTS: np.frombuffer(json.dumps(index.facts()).encode(), dtype=np.uint8)}
+
+
+def candidates(k: int) -> int:
+    """How many rows a walk is asked for, of which k are wanted once they are scored in full."""
+    return k + k // 2 + 8
+
+
+def _recall(index: Any, values: np.ndarray, metric: Metric, k: int = 10) -> float:
+    """Share of the k nearest, of some rows, that a walk finds; one as near as the k-th counts."""
+    from inlay.kernels.dense import nearest
+
+    asked = values[:: max(1, len(values) // ASKED)][:ASKED]
+    best = nearest(asked, values, k, metric=metric)
+    found = index.search(asked, candidates(k), ef=EF).ids
+    shares = []
+    for i, query in enumerate(asked):
+        own = values[found[i][found[i] >= 0]]
+        scores = nearest(query[None], own, min(k, len(own)), metric=metric).scores[0]
+        kth = best.scores[i, -1]
+        shares.append(float((scores >= kth - 1e-5 * abs(kth)).sum()) / k)
+    return float(np.mean(shares))
 
 
 def graph_of(pack: Pack) -> Any:

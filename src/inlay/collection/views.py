@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from inlay.collection.posting_blocks import blocks_of
-from inlay.collection.row_graphs import EF, graph_of, has_graph
+from inlay.collection.row_graphs import EF, candidates, graph_of, has_graph
 from inlay.collection.segment import Segment
 from inlay.collection.thin_rows import Texts, index_of, is_thin
 from inlay.errors import InlayError, SpaceMismatch
@@ -171,7 +171,7 @@ class DenseView(View):
         """About the k nearest of a segment with a graph: found by codes, scored by rows."""
         pack, chunks = self.segments[i].pack, self.segments[i].chunks
         coded = "scales" in pack  # then codes are the rows
-        wanted = k if coded else min(len(chunks), k + k // 2 + 8)
+        wanted = k if coded else min(len(chunks), candidates(k))
         near = graph.search(query, wanted, ef=max(EF, 2 * k), allow=allow)
         rows, scores = near.ids[0][near.ids[0] >= 0], near.scores[0][near.ids[0] >= 0]
         if not coded and len(rows):

@@ -12,6 +12,8 @@
 - `report_encoders`: accuracy with intervals, overlaps of scores (`overlap_coefficient`) and where to cut them
   (`score_cut`).
 - `as_mteb_encoder`, `as_mteb_search`: any encoder or collection under the `mteb` package.
+- `critical_n`, `capacity`, `smallest_dim`: how many documents a width can serve (LIMIT).
+- `grow_corpus`, `bench_growth`: corpora of growing size, and what codecs lose there (CoRECT).
 """
 
 from __future__ import annotations
@@ -23,12 +25,24 @@ from inlay.faces import lazy
 if TYPE_CHECKING:
     from inlay.evaluation.bootstrap import bootstrap_mean, bootstrap_statistic, paired_difference
     from inlay.evaluation.comparison_figure import draw_comparison
+    from inlay.evaluation.corpus_growth import Composition, GrownCorpus, grow_corpus
     from inlay.evaluation.difficulty import IndexDifficulty, index_difficulty
     from inlay.evaluation.encoder_comparison import EncoderComparison, compare_encoders
     from inlay.evaluation.encoder_report import EncoderReport, report_encoders
+    from inlay.evaluation.growth_bench import GrowthBench, bench_growth
+    from inlay.evaluation.growth_figure import draw_growth
     from inlay.evaluation.hubness import Hubness, hubs
     from inlay.evaluation.intrinsic_dimension import levina_bickel, two_nn
     from inlay.evaluation.isotropy import iso_score, mean_cosine, participation_ratio, partition_ratio
+    from inlay.evaluation.limit_capacity import (
+        Capacity,
+        CapacityFit,
+        CriticalN,
+        capacity,
+        critical_n,
+        fit_capacity,
+        smallest_dim,
+    )  # fmt: skip
     from inlay.evaluation.limit_set import limit, limit_with_distractors
     from inlay.evaluation.measures import Difference, Estimate, compare, estimate, mean_interval, per_query
     from inlay.evaluation.model_map import ModelMap, map_models
@@ -45,12 +59,18 @@ if TYPE_CHECKING:
     from inlay.evaluation.space_comparison import Comparison, compare_spaces
 
 _HOMES = {
+    "Capacity": "limit_capacity",
+    "CapacityFit": "limit_capacity",
     "Comparison": "space_comparison",
+    "Composition": "corpus_growth",
+    "CriticalN": "limit_capacity",
     "Difference": "measures",
     "EncoderComparison": "encoder_comparison",
     "EncoderReport": "encoder_report",
     "Estimate": "measures",
     "Geometry": "row_geometry",
+    "GrownCorpus": "corpus_growth",
+    "GrowthBench": "growth_bench",
     "Hubness": "hubness",
     "IndexDifficulty": "difficulty",
     "ModelMap": "model_map",
@@ -62,18 +82,24 @@ _HOMES = {
     "TruncationCurve": "redundancy",
     "as_mteb_encoder": "mteb",
     "as_mteb_search": "mteb",
+    "bench_growth": "growth_bench",
     "bootstrap_mean": "bootstrap",
     "bootstrap_statistic": "bootstrap",
+    "capacity": "limit_capacity",
     "cka": "similarity",
     "cka_matrix": "similarity",
     "cloud_overlap": "score_overlap",
     "compare": "measures",
     "compare_encoders": "encoder_comparison",
     "compare_spaces": "space_comparison",
+    "critical_n": "limit_capacity",
     "draw_comparison": "comparison_figure",
+    "draw_growth": "growth_figure",
     "estimate": "measures",
     "evaluate": "retrieval",
+    "fit_capacity": "limit_capacity",
     "geometry": "row_geometry",
+    "grow_corpus": "corpus_growth",
     "hubs": "hubness",
     "index_difficulty": "difficulty",
     "iso_score": "isotropy",
@@ -94,17 +120,24 @@ _HOMES = {
     "report_encoders": "encoder_report",
     "result_lists": "ranked_overlap",
     "score_cut": "score_overlap",
+    "smallest_dim": "limit_capacity",
     "truncation_curve": "redundancy",
     "two_nn": "intrinsic_dimension",
 }
 
 __all__ = [
+    "Capacity",
+    "CapacityFit",
     "Comparison",
+    "Composition",
+    "CriticalN",
     "Difference",
     "EncoderComparison",
     "EncoderReport",
     "Estimate",
     "Geometry",
+    "GrownCorpus",
+    "GrowthBench",
     "Hubness",
     "IndexDifficulty",
     "ModelMap",
@@ -116,18 +149,24 @@ __all__ = [
     "TruncationCurve",
     "as_mteb_encoder",
     "as_mteb_search",
+    "bench_growth",
     "bootstrap_mean",
     "bootstrap_statistic",
+    "capacity",
     "cka",
     "cka_matrix",
     "cloud_overlap",
     "compare",
     "compare_encoders",
     "compare_spaces",
+    "critical_n",
     "draw_comparison",
+    "draw_growth",
     "estimate",
     "evaluate",
+    "fit_capacity",
     "geometry",
+    "grow_corpus",
     "hubs",
     "index_difficulty",
     "iso_score",
@@ -148,6 +187,7 @@ __all__ = [
     "report_encoders",
     "result_lists",
     "score_cut",
+    "smallest_dim",
     "truncation_curve",
     "two_nn",
 ]

@@ -12,6 +12,7 @@
 - codes that are learnt with what they serve: `JointPQ` (in an item tower, `TwoTower`), `ContrastivePQ` and then a
   `DenseHead` over `LocalityBatches`, `learn_binary`.
 - training: `Teacher` (vectors computed once), `Stage`, `Trainer`, `Recipe`.
+- analysis: `learn_free_embeddings`, vectors for a table of judgments, without text (needs no torch).
 - after: `soup`, `task_arithmetic`, `slerp`, `truncate_dims`, `quantise_table`; `write_card`.
 
 Everything is plain torch (extra `train`), imported when first used.
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from inlay.training.distillation import EmbedMatch, GramMatch, Listwise, OrderMatch
     from inlay.training.example import Example, read, write
     from inlay.training.flops import Flops
+    from inlay.training.free_embeddings import FreeEmbeddings, all_subsets, learn_free_embeddings
     from inlay.training.index_negatives import mined_lists
     from inlay.training.info_nce import InfoNCE, LearntScale, hardness
     from inlay.training.joint_product import JointPQ
@@ -68,6 +70,7 @@ _HOMES = {
     "EmbedMatch": "distillation",
     "Example": "example",
     "Flops": "flops",
+    "FreeEmbeddings": "free_embeddings",
     "GramMatch": "distillation",
     "InfoNCE": "info_nce",
     "JointPQ": "joint_product",
@@ -97,6 +100,7 @@ _HOMES = {
     "Transformer": "transformer",
     "TwoTower": "two_tower",
     "Wrap": "views",
+    "all_subsets": "free_embeddings",
     "by_length": "batching",
     "cached_backward": "cached",
     "concat": "teacher",
@@ -105,6 +109,7 @@ _HOMES = {
     "dedupe": "mining",
     "hardness": "info_nce",
     "learn_binary": "binarisation",
+    "learn_free_embeddings": "free_embeddings",
     "mine": "mining",
     "mined_lists": "index_negatives",
     "mixed": "batching",
@@ -130,6 +135,7 @@ __all__ = [
     "EmbedMatch",
     "Example",
     "Flops",
+    "FreeEmbeddings",
     "GramMatch",
     "InfoNCE",
     "JointPQ",
@@ -159,6 +165,7 @@ __all__ = [
     "Transformer",
     "TwoTower",
     "Wrap",
+    "all_subsets",
     "by_length",
     "cached_backward",
     "concat",
@@ -167,6 +174,7 @@ __all__ = [
     "dedupe",
     "hardness",
     "learn_binary",
+    "learn_free_embeddings",
     "mine",
     "mined_lists",
     "mixed",
