@@ -30,7 +30,7 @@ __all__ = ["PACKAGES", "TITLE", "measure"]
 TITLE = "Rows in a few bits a dimension"
 PACKAGES = ("inlay", "faiss-cpu", "torch", "numpy", "numba")
 K = 10
-SIZES = ((192, 2), (384, 2), (512, 2))  # dimensions and bits of a code: 48, 96 and 128 bytes
+SIZES = ((192, 2), (384, 2))  # dimensions and bits of a code: 48 and 96 bytes
 LEARN, QUERIES = 30_000, 1000
 SCANNED = 2_000_000
 
