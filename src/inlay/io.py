@@ -198,8 +198,10 @@ class Pack:
         array, start = self.unverified(name), self._data + self._header[name]["data_offsets"][0]
         size = array.itemsize * int(np.prod(array.shape[1:]))
         low = start + np.asarray(ids, dtype=np.int64) * size
-        for block in np.unique(np.concatenate([low // BLOCK, (low + max(size - 1, 0)) // BLOCK])).tolist():
-            self._check(block * BLOCK, (block + 1) * BLOCK)
+        if self._sums is not None:
+            blocks = np.concatenate([low // BLOCK, (low + max(size - 1, 0)) // BLOCK])
+            for block in np.unique(blocks[~self._verified[blocks]]).tolist():
+                self._check(block * BLOCK, (block + 1) * BLOCK)
         return array[ids]
 
     def touch(self, name: str, start: int, stop: int) -> None:

@@ -169,16 +169,20 @@ class DenseView(View):
 
     def _along(self, i: int, graph: Any, query: np.ndarray, k: int, allow: np.ndarray | None) -> Found:
         """About the k nearest of a segment with a graph: found by codes, scored by rows."""
-        pack, chunks = self.segments[i].pack, self.segments[i].chunks
-        coded = "scales" in pack  # then codes are the rows
-        wanted = k if coded else min(len(chunks), candidates(k))
-        near = graph.search(query, wanted, ef=max(EF, 2 * k), allow=allow)
-        rows, scores = near.ids[0][near.ids[0] >= 0], near.scores[0][near.ids[0] >= 0]
-        if not coded and len(rows):
-            rows = np.sort(rows)
-            found = self._few(pack.rows("rows", rows), None).search(query, min(k, len(rows)))
-            rows, scores = rows[found.ids[0]], found.scores[0]
-        return chunks[rows], scores
+        pack, chunks, ef = self.segments[i].pack, self.segments[i].chunks, max(EF, 2 * k)
+        if "scales" in pack:  # then codes are the rows
+            near = graph.search(query, k, ef=ef, allow=allow)
+            hit = near.ids[0] >= 0
+            return chunks[near.ids[0][hit]], near.scores[0][hit]
+        wanted = min(len(chunks), candidates(k))
+        found = (
+            graph.near(query, wanted, ef=ef) if allow is None else graph.search(query, wanted, ef=ef, allow=allow).ids
+        )
+        rows = np.sort(found[0][found[0] >= 0])
+        if not len(rows):
+            return chunks[rows], np.empty(0, dtype=np.float32)
+        scores, best = self._few(pack.rows("rows", rows), None).search(query, min(k, len(rows)))
+        return chunks[rows[best[0]]], scores[0]
 
     def _few(self, rows: np.ndarray, scales: np.ndarray | None) -> Any:
         from inlay.indexes.flat import Flat

@@ -122,6 +122,13 @@ class DenseGraph(GraphRows):
         """
         return self._found(queries, k, allow, ef, recall, route).neighbours
 
+    def near(self, queries: np.ndarray, k: int, *, ef: int | None = None) -> np.ndarray:
+        """Ids of about the k nearest rows by codes alone, best first, int64 [q, k], -1 for none: for those who keep the
+        rows elsewhere, and score them there. Arguments as in `search`.
+        """
+        asked, k = self._asked(queries), checked_k(k)
+        return self._walked(asked, k, None, self._ef(ef, None, k), "all", refined=False)[0].ids
+
     def explain(
         self,
         queries: np.ndarray,
