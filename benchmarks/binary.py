@@ -17,6 +17,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ Search = Callable[[np.ndarray], np.ndarray]
 
 def measure(quick: bool = False) -> Iterator[Row]:
     """Rows of each size and peer, then of the scan."""
+    with suppress(ImportError):
+        import numba  # noqa: F401 - a few queries would not load it by themselves
     rows = _vectors(8_000 if quick else None)
     order = np.random.default_rng(0).permutation(len(rows))
     learn = 3_000 if quick else LEARN

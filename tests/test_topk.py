@@ -78,3 +78,19 @@ def test_mask_padding_and_one_dimension():
 def test_k_must_be_positive():
     with pytest.raises(BadInput, match="got 0"):
         top_k(np.ones(3), 0)
+
+
+def test_numba_is_loaded_for_many_small_calls_as_for_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from inlay import kernels
+
+    pytest.importorskip("numba")
+    monkeypatch.delitem(sys.modules, "numba")
+    monkeypatch.setattr(kernels, "_done", 0)
+    small = kernels.WORTH_COMPILING // 10
+    asked = [kernels.compiled(small) for _ in range(10 * kernels.PATIENCE + 2)]
+    assert not any(asked[: 10 * kernels.PATIENCE - 1])
+    assert all(asked[10 * kernels.PATIENCE :])
+    monkeypatch.setattr(kernels, "_done", 0)
+    assert kernels.compiled(kernels.WORTH_COMPILING)

@@ -15,6 +15,10 @@ __all__ = ["compiled"]
 # Elementary operations (bytes tokenised, postings added, multiply-adds) below which numpy finishes before numba has
 # been imported.
 WORTH_COMPILING = 30_000_000
+# How many times that many small calls may add up to: a process that goes on asking is better off with numba.
+PATIENCE = 4
+
+_done = 0
 
 
 @cache
@@ -23,5 +27,11 @@ def _installed() -> bool:
 
 
 def compiled(work: int) -> bool:
-    """Whether to take the compiled form of a kernel: numba is there, and loaded already or worth loading."""
-    return "numba" in sys.modules or (work >= WORTH_COMPILING and _installed())
+    """Whether to take the compiled form of a kernel: numba is there, and loaded already or worth loading, for this call
+    alone or for all calls so far together.
+    """
+    global _done
+    if "numba" in sys.modules:
+        return True
+    _done += work
+    return (work >= WORTH_COMPILING or _done >= PATIENCE * WORTH_COMPILING) and _installed()
