@@ -13,12 +13,14 @@ Source: Jégou, Douze, Schmid (PAMI 2011) for residual codes; Ge et al. (CVPR 20
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from inlay import sealed
+from inlay.codecs.composable import Composable
 from inlay.codecs.kmeans import assign, kmeans
 from inlay.codecs.product import pack_codes
 from inlay.codecs.rotation import OptimisedProduct
@@ -42,7 +44,7 @@ class CoarseCodes(NamedTuple):
         return self.codes.nbytes
 
 
-class CoarseProduct:
+class CoarseProduct(Composable):
     """Rows as a coarse centre and a product code of the rotated residual.
 
     Args:
@@ -171,6 +173,20 @@ class CoarseProduct:
     def packed(self, numbers: np.ndarray) -> np.ndarray:
         """The reverse of `numbers`."""
         return pack_codes(np.asarray(numbers, dtype=np.uint16 if self.bits > 8 else np.uint8), self.bits)
+
+    def scorer(self, query: np.ndarray) -> Callable[[CoarseCodes], np.ndarray]:
+        """A function from codes to float32 dot products [n] with a query [dim]: the list's centre, and the rest."""
+        query = np.asarray(query, dtype=np.float32)
+        if query.shape != (self.dim,):
+            raise BadInput(f"expected one query [{self.dim}], got shape {list(query.shape)}")
+        turned = query @ self.rotation
+        rest, coarse = self._inner.product.scorer(turned), self.centroids @ turned
+
+        def score(codes: CoarseCodes) -> np.ndarray:
+            found = rest(codes.codes)
+            return found + coarse[np.asarray(codes.lists)] if self.lists else found
+
+        return score
 
     def nbytes(self, dim: int) -> int:
         """Bytes of one row: its code, and the number of its list in whole bytes."""

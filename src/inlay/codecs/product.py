@@ -13,16 +13,18 @@ from typing import Self
 import numpy as np
 
 from inlay import sealed
+from inlay.codecs.composable import Composable
 from inlay.codecs.kmeans import assign, kmeans
 from inlay.codecs.scalar import _finite
 from inlay.errors import BadInput, Corrupt
+from inlay.kernels.code_scan import Tables, byte_tables, table_scores
 
 __all__ = ["ProductQuantiser", "pack_codes", "unpack_codes"]
 
 KIND = "product quantiser"
 
 
-class ProductQuantiser:
+class ProductQuantiser(Composable):
     """Rows as codes of `bits` bits a part.
 
     Args:
@@ -58,6 +60,7 @@ class ProductQuantiser:
         self.iterations, self.sample, self.seed = iterations, sample, seed
         self.edges: list[int] = []  # part p spans columns edges[p]:edges[p + 1]
         self.centres: list[np.ndarray] = []  # float32 [2^bits, width of the part]
+        self._whole: tuple[list[np.ndarray], np.ndarray | None] | None = None  # the same as one array
 
     def __repr__(self) -> str:
         cut = f"parts={self.parts}" if self.dsub is None else f"dsub={self.dsub}"
@@ -104,6 +107,9 @@ class ProductQuantiser:
 
     def numbers(self, codes: np.ndarray) -> np.ndarray:
         """Codes, unpacked: integers [n, parts]."""
+        return unpack_codes(self._packed(codes), self.bits, len(self.centres))
+
+    def _packed(self, codes: np.ndarray) -> np.ndarray:
         self._need()
         codes = np.asarray(codes)
         if codes.ndim != 2 or codes.shape[1] != self.nbytes(self.dim) or codes.dtype != np.uint8:
@@ -111,7 +117,7 @@ class ProductQuantiser:
                 f"expected codes uint8 [n, {self.nbytes(self.dim)}], got {codes.dtype} {list(codes.shape)}; "
                 "decode takes what encode gave"
             )
-        return unpack_codes(codes, self.bits, len(self.centres))
+        return codes
 
     def scorer(self, query: np.ndarray, metric: str = "dot") -> Callable[[np.ndarray], np.ndarray]:
         """A function from codes to float32 scores [n] against a query [dim], without decoding.
@@ -131,7 +137,11 @@ class ProductQuantiser:
             for centres, piece in zip(self.centres, pieces)
         ]
 
+        read = byte_tables(Tables(np.stack(tables), self.bits)) if self.bits in (1, 2, 4, 8) else None
+
         def score(codes: np.ndarray) -> np.ndarray:
+            if read is not None:
+                return table_scores(read, self._packed(codes))
             numbers = self.numbers(codes)
             total = np.zeros(len(numbers), dtype=np.float32)
             for part, table in enumerate(tables):
@@ -139,6 +149,27 @@ class ProductQuantiser:
             return total
 
         return score
+
+    def tables(self, query: np.ndarray) -> Tables | None:
+        """What each centre contributes to a dot product with a query [dim]; None where codes straddle bytes."""
+        self._need()
+        if self.bits not in (1, 2, 4, 8):
+            return None
+        query = np.asarray(query, dtype=np.float32)
+        if query.shape != (self.dim,) or not np.isfinite(query).all():
+            raise BadInput(f"expected one finite query [{self.dim}], got shape {list(query.shape)}")
+        whole, wide = self._stacked(), self.dim // len(self.centres)
+        if whole is not None:
+            return Tables((whole @ query.reshape(-1, wide, 1))[:, :, 0], self.bits)
+        parts = zip(self.centres, self.edges, self.edges[1:])
+        return Tables(np.stack([centres @ query[low:high] for centres, low, high in parts]), self.bits)
+
+    def _stacked(self) -> np.ndarray | None:
+        """Centres float32 [parts, 2^bits, width of a part], where parts are equally wide."""
+        if self._whole is None or self._whole[0] is not self.centres:
+            equal = len({centres.shape for centres in self.centres}) == 1
+            self._whole = self.centres, np.stack(self.centres) if equal else None
+        return self._whole[1]
 
     def nbytes(self, dim: int) -> int:
         """Bytes of one row's codes."""

@@ -19,10 +19,12 @@ from typing import Any, Self
 import numpy as np
 
 from inlay import sealed
+from inlay.codecs.composable import Composable
 from inlay.codecs.kmeans import _fill, assign
 from inlay.codecs.product import ProductQuantiser
 from inlay.codecs.scalar import _finite
 from inlay.errors import BadInput, Corrupt
+from inlay.kernels.code_scan import Tables
 
 __all__ = ["OptimisedProduct", "balanced_axes", "lloyd", "procrustes"]
 
@@ -30,7 +32,7 @@ KIND = "optimised product quantiser"
 LAST = 25  # steps of k-means once the rotation stands
 
 
-class OptimisedProduct:
+class OptimisedProduct(Composable):
     """Rotated rows as product codes.
 
     Args:
@@ -165,6 +167,13 @@ class OptimisedProduct:
         if query.shape != (self.dim,):
             raise BadInput(f"expected one query [{self.dim}], got shape {list(query.shape)}")
         return self._product.scorer(query @ self.rotation, metric)
+
+    def tables(self, query: np.ndarray) -> Tables | None:
+        """As `ProductQuantiser.tables`, of the rotated query."""
+        query = np.asarray(query, dtype=np.float32)
+        if query.shape != (self.dim,):
+            raise BadInput(f"expected one query [{self.dim}], got shape {list(query.shape)}")
+        return self._product.tables(query @ self.rotation)
 
     def nbytes(self, dim: int) -> int:
         """Bytes of one row's codes."""

@@ -6,11 +6,14 @@ float32 none; float16 |x| / 2048 (3e-8 at least); int8 m / 254, half a step.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from inlay.codecs.composable import Composable
 from inlay.errors import BadInput
+from inlay.kernels.code_scan import Linear, linear_scores
 
 __all__ = ["Float16", "Float32", "Int8", "Quantised"]
 
@@ -34,14 +37,44 @@ def _finite(rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-class Float32:
-    """Rows as they are: 4 bytes a number."""
+class _Plain(Composable):
+    """A codec that learns nothing."""
+
+    KIND: str  # of its numbers
 
     def __repr__(self) -> str:
-        return "Float32()"
+        return f"{type(self).__name__}()"
 
-    def fit(self, rows: np.ndarray) -> Float32:
+    def fit(self, rows: np.ndarray) -> Self:
         return self
+
+    def linear(self, query: np.ndarray) -> Linear:
+        """The query itself: scores are its dot products with the numbers of codes (times their scales)."""
+        query = np.asarray(query, dtype=np.float32)
+        if query.ndim != 1 or not np.isfinite(query).all():
+            raise BadInput(f"expected one finite query [dim], got shape {list(query.shape)}")
+        return Linear(self.KIND, query)
+
+    def scorer(self, query: np.ndarray) -> Callable[[Any], np.ndarray]:
+        """A function from codes to float32 dot products [n] with a query [dim]; codes are not decoded."""
+        view = self.linear(query)
+        return lambda codes: linear_scores([view], np.asarray(codes))[0]
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {}
+
+    @classmethod
+    def restored(cls, arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Self:
+        return cls(**settings)
+
+
+class Float32(_Plain):
+    """Rows as they are: 4 bytes a number."""
+
+    KIND = "float32"
 
     def encode(self, rows: np.ndarray) -> np.ndarray:
         """Float32 [n, dim]."""
@@ -55,14 +88,10 @@ class Float32:
         return 4 * dim
 
 
-class Float16:
+class Float16(_Plain):
     """Half precision: 2 bytes a number, 11 significant bits, magnitudes up to 65504."""
 
-    def __repr__(self) -> str:
-        return "Float16()"
-
-    def fit(self, rows: np.ndarray) -> Float16:
-        return self
+    KIND = "float16"
 
     def encode(self, rows: np.ndarray) -> np.ndarray:
         """Float16 [n, dim]."""
@@ -83,18 +112,19 @@ class Float16:
         return 2 * dim
 
 
-class Int8:
+class Int8(_Plain):
     """Symmetric int8: a row's largest magnitude becomes 127, and its scale is that magnitude / 127.
 
     A row costs dim + 4 bytes. Decoding is within half a step, max|x| / 254, of every value; of a dot product with a
     query q this leaves an error of about max|x| / 440 · |q|, as rounding errors of different columns cancel.
     """
 
-    def __repr__(self) -> str:
-        return "Int8()"
+    KIND = "int8"
 
-    def fit(self, rows: np.ndarray) -> Int8:
-        return self
+    def scorer(self, query: np.ndarray) -> Callable[[Quantised], np.ndarray]:
+        """A function from codes to float32 dot products [n] with a query [dim]; codes are not decoded."""
+        view = self.linear(query)
+        return lambda codes: linear_scores([view], codes.codes)[0] * codes.scales
 
     def encode(self, rows: np.ndarray) -> Quantised:
         """Codes and scales; a row of zeros has scale 0."""

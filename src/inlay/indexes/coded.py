@@ -1,106 +1,287 @@
-"""Rows kept as codes of a codec and scored from them: a scan that never decodes.
+"""Rows kept as codes of a codec and scored from them: an exact scan that never decodes what it need not.
 
-The query stays exact ("asymmetric"): a product quantiser answers it from a table a part. That is how MUVERA keeps its
-encodings: 5,120 numbers in 640 bytes with 256 centres every 8 dimensions.
+"Exact" is about the codes: the k best scores of all, as decoded rows would have them up to rounding of float32; the
+query stays exact too ("asymmetric"), unless the codec was made to code both sides. How a codec's codes are read follows
+from what it says of them (`inlay.codecs.fitted`): numbers of a small type are widened in registers, codes of 1, 2,
+4 or 8 bits are looked up for 64 rows at a time, bits of both sides are counted.
+
+So MUVERA keeps its encodings: 5,120 numbers in 640 bytes with 256 centres every 8 dimensions.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from inlay import sealed
-from inlay.codecs.product import ProductQuantiser
+from inlay.codecs.chain import Chain, codec_facts, codec_of
+from inlay.codecs.scalar import Quantised
 from inlay.errors import BadInput, Corrupt
 from inlay.indexes.flat import checked_k, checked_mask, checked_rows
-from inlay.kernels.topk import top_k
+from inlay.kernels import bit_planes, compiled, fast_scan
+from inlay.kernels.code_scan import KINDS, Linear, Tables, linear_scores
+from inlay.kernels.topk import TopK
 from inlay.types import Neighbours
 
 __all__ = ["Coded"]
 
 KIND = "coded index"
+Metric: TypeAlias = Literal["dot", "cosine"]
+SCORES_AT_ONCE = 1 << 17
+CODES_AT_ONCE = 1 << 14  # rows encoded at a time
+QUERIES_AT_ONCE = 256
 
 
 class Coded:
-    """Dense rows as codes, scanned whole by dot product.
+    """Dense rows as codes, scanned whole.
 
     Args:
-        codec: a `ProductQuantiser`, fitted on rows like those to come.
-        rows: codes that exist already, uint8 [n, nbytes].
+        codec: fitted on rows like those to come: any of `inlay.codecs` that has codes of single rows, or a `Chain`.
+        rows: codes that exist already, as the codec's `encode` gives them.
+        dim: width of the rows, for a codec that learns nothing (`Float16()`) and does not know it.
+        metric: `dot`, of the query with what the codes decode to (behind a map: with both mapped); or `cosine`, for
+            which 4 bytes a row more keep what decoded rows have to be multiplied with. A codec that counts bits has
+            cosines of bits whatever is asked for.
     """
 
-    metric = "dot"
-
-    def __init__(self, codec: ProductQuantiser, rows: np.ndarray | None = None) -> None:
-        if not isinstance(codec, ProductQuantiser):
-            raise BadInput(f"codec must be a ProductQuantiser, got {type(codec).__name__}")
-        self.codec, self.dim = codec, codec.dim
-        wide = codec.nbytes(self.dim)
-        rows = np.empty((0, wide), dtype=np.uint8) if rows is None else rows
-        if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != wide:
-            raise BadInput(f"expected codes uint8 [n, {wide}], got {rows.dtype} {list(rows.shape)}")
-        self._rows, self._count = rows, len(rows)
+    def __init__(self, codec: Any, rows: Any = None, *, dim: int | None = None, metric: Metric = "dot") -> None:
+        if not all(hasattr(codec, name) for name in ("encode", "decode", "scorer", "arrays", "settings")):
+            raise BadInput(
+                f"codec must score its codes of single rows, as a ProductQuantiser, got {type(codec).__name__}"
+            )
+        if metric not in get_args(Metric):
+            raise BadInput(f"metric must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+        known = int(getattr(codec, "dim", 0))
+        if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1):
+            raise BadInput(f"dim must be a positive integer, got {dim!r}")
+        if not known and (dim is None or hasattr(codec, "dim")):
+            raise BadInput(f"{codec!r} does not know how wide rows are; fit it, or give dim where it learns nothing")
+        if known and dim not in (None, known):
+            raise BadInput(f"{codec!r} is for rows of {known} numbers, not {dim}")
+        self.codec, self.dim, self.metric = codec, known or int(dim or 0), metric
+        self._bits = bool(getattr(codec, "signs", False))
+        self._view = None if self._bits else self._seen(np.zeros(self.dim, dtype=np.float32))
+        self._count = 0
+        self._store = self._room(0)
+        self._factors = np.empty(0, dtype=np.float32) if self._scaled() else None
+        if rows is not None:
+            self.add_codes(rows)
 
     def __len__(self) -> int:
         return self._count
 
     def __repr__(self) -> str:
-        return f"Coded({self.codec!r}, dim={self.dim}) of {self._count} rows"
+        asked = "" if self.metric == "dot" else f", metric={self.metric!r}"
+        return f"Coded({self.codec!r}, dim={self.dim}{asked}) of {self._count} rows"
 
     @property
     def rows(self) -> np.ndarray:
-        """Codes, uint8 [n, nbytes]."""
-        return self._rows[: self._count]
+        """Codes in order of id, as `encode` gave them (of `Int8`, without the scales)."""
+        if self._bits:
+            planes = bit_planes.taken(self._store, np.arange(self._count))
+            octets = planes.astype("<u8", copy=False).reshape(self._count, -1).view(np.uint8)
+            return octets[:, : self.codec.nbytes(self.dim)]
+        if self._blocked():
+            return fast_scan.taken(self._store, np.arange(self._count))
+        return self._store[: self._count]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of codes, and of the centres."""
-        return self.rows.nbytes + self.codec.codebook_nbytes
+        """Bytes of codes, of what a cosine needs, and of what the codec keeps once."""
+        extra = 4 if self.metric == "cosine" and not self._bits and not self._own_scales() else 0
+        fixed = int(getattr(self.codec, "fixed_nbytes", getattr(self.codec, "codebook_nbytes", 0)))
+        return self._count * (self.codec.nbytes(self.dim) + extra) + fixed
 
     def add(self, vectors: np.ndarray) -> None:
         """Append rows [n, dim]; ids are positions in order of addition."""
-        codes = self.codec.encode(checked_rows(vectors, self.dim))
+        vectors = checked_rows(vectors, self.dim)
+        # Encoded before any is kept: a row that a codec refuses leaves the index as it was.
+        for part in [self.codec.encode(vectors[i : i + CODES_AT_ONCE]) for i in range(0, len(vectors), CODES_AT_ONCE)]:
+            self.add_codes(part)
+
+    def add_codes(self, codes: Any) -> None:
+        """Append what the codec's `encode` gave."""
+        factors = self._factors_of(codes)
+        codes = np.asarray(codes.codes if isinstance(codes, Quantised) else codes)
+        dtype, wide = self._shape()
+        if codes.dtype != dtype or codes.ndim != 2 or codes.shape[1] != wide:
+            raise BadInput(f"expected codes {dtype} [n, {wide}], got {codes.dtype} {list(codes.shape)}")
         start, stop = self._count, self._count + len(codes)
-        if stop > len(self._rows):
-            grown = np.empty((max(stop, len(self._rows) * 3 // 2), codes.shape[1]), dtype=np.uint8)
-            grown[:start] = self.rows
-            self._rows = grown
-        self._rows[start:stop] = codes
+        if stop > self._fits():
+            grown = self._room(max(stop, start * 3 // 2))  # by half keeps the cost of copying a constant per row
+            grown[: len(self._store)] = self._store
+            self._store = grown
+        if self._bits:
+            words = np.zeros((len(codes), self._store.shape[2] * 8), dtype=np.uint8)
+            words[:, :wide] = codes
+            bit_planes.put(self._store, words.view("<u8").astype(np.uint64, copy=False)[:, None], start)
+        elif self._blocked():
+            fast_scan.put(self._store, codes, start)
+        else:
+            self._store[start:stop] = codes
+        if self._factors is not None:
+            if stop > len(self._factors):
+                larger = np.empty(self._fits(), dtype=np.float32)
+                larger[:start] = self._factors[:start]
+                self._factors = larger
+            self._factors[start:stop] = factors
         self._count = stop
 
     def search(self, queries: np.ndarray, k: int, *, allow: np.ndarray | None = None) -> Neighbours:
-        """The k rows of highest dot product with each query, as decoded; equal scores go to the lower id.
+        """The k rows of highest score with each query; equal scores go to the lower id.
 
         Args:
             queries: [q, dim], or [dim] for one.
             k: how many; where fewer rows are allowed, the rest is id -1 with score -inf.
-            allow: bool [n], the rows that may be returned. The others are not read.
+            allow: bool [n], the rows that may be returned. The others are not read where codes lie row by row.
         """
         queries, k = checked_rows(queries, self.dim, what="query"), checked_k(k)
         allow = checked_mask(allow, self._count)
-        ids = None if allow is None or allow.all() else np.flatnonzero(allow)
-        codes = self.rows if ids is None else self.rows[ids]
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        found = np.full((len(queries), k), -1, dtype=np.int64)
-        for place, query in enumerate(queries if len(codes) else []):
-            best = top_k(self.codec.scorer(query)(codes), k)
-            scores[place] = best.scores[0]
-            found[place] = best.ids[0] if ids is None else np.where(best.ids[0] < 0, -1, ids[best.ids[0]])
+        allow = None if allow is None or allow.all() else allow
+        if self._bits:
+            return self._counted(queries, k, allow)
+        factors = None if self._factors is None else self._factors[: self._count]
+        views = [self._seen(query) for query in queries]
+        if self._blocked():
+            found = fast_scan.nearest(views, self._store, self._count, k, factors=factors, allow=allow)  # type: ignore[arg-type]
+        else:
+            parts = [
+                self._scanned(views[i : i + QUERIES_AT_ONCE], k, factors, allow)
+                for i in range(0, len(queries), QUERIES_AT_ONCE)
+            ] or [Neighbours(np.empty((0, k), dtype=np.float32), np.empty((0, k), dtype=np.int64))]
+            found = Neighbours(*(np.concatenate(each) for each in zip(*parts)))
+        if self.metric == "cosine" and len(queries):
+            lengths = np.array([self._length(query) for query in queries], dtype=np.float32)
+            found = Neighbours(found.scores / np.where(lengths > 0, lengths, 1)[:, None], found.ids)
+        return found
+
+    def _scanned(self, views: list[Any], k: int, factors: np.ndarray | None, allow: np.ndarray | None) -> Neighbours:
+        ids = None if allow is None else np.flatnonzero(allow)
+        count = self._count if ids is None else len(ids)
+        wanted = min(k, count)
+        scores = np.full((len(views), k), -np.inf, dtype=np.float32)
+        found = np.full((len(views), k), -1, dtype=np.int64)
+        if not wanted:
+            return Neighbours(scores, found)
+        score, step = self._scorer(views)
+        best = TopK(len(views), wanted, fast=compiled(len(views) * count * 16))
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            block = self._store[start:stop] if ids is None else self._store
+            some = None if ids is None else ids[start:stop]
+            made = score(block, some)
+            if factors is not None:
+                made = made * (factors[start:stop] if some is None else factors[some])
+            best.offer(np.ascontiguousarray(made, dtype=np.float32), start)
+        part = best.result()
+        scores[:, :wanted] = part.scores
+        found[:, :wanted] = part.ids if ids is None else np.where(part.ids < 0, -1, ids[part.ids])
         return Neighbours(scores, found)
 
+    def _scorer(self, views: list[Any]) -> tuple[Callable[..., np.ndarray], int]:
+        """What scores a block of codes, or those of it that ids name; and how many rows at a time."""
+        rows_at_once = max(256, SCORES_AT_ONCE // len(views))
+        if isinstance(views[0], Linear):
+            return lambda codes, ids: linear_scores(views, codes, ids), rows_at_once
+        step = CODES_AT_ONCE
+        return lambda codes, ids: np.stack([view(codes if ids is None else codes[ids]) for view in views]), step
+
+    def _counted(self, queries: np.ndarray, k: int, allow: np.ndarray | None) -> Neighbours:
+        """By the bits that differ."""
+        bits = int(self._inner().width)
+        octets = self.codec.encode(queries)
+        words = np.zeros((len(queries), self._store.shape[2] * 8), dtype=np.uint8)
+        words[:, : octets.shape[1]] = octets
+        planes = words.view("<u8").astype(np.uint64, copy=False)[:, None]
+        none = np.empty(0, dtype=np.uint8)
+        asked = bit_planes.BitPlanes(planes, none)
+        return bit_planes.nearest(asked, self._store, none, self._count, bits, k, allow=allow)
+
+    def _inner(self) -> Any:
+        return self.codec.codec if isinstance(self.codec, Chain) else self.codec
+
+    def _mapped(self, rows: np.ndarray) -> np.ndarray:
+        return self.codec.mapped(rows) if isinstance(self.codec, Chain) else rows
+
+    def _seen(self, query: np.ndarray) -> Any:
+        """What the codec makes of a query: `Linear`, `Tables`, or a function from codes to scores."""
+        for name in ("linear", "tables"):
+            made = getattr(self.codec, name, None)
+            view = None if made is None else made(query)
+            if view is not None:
+                return view
+        return self.codec.scorer(query)
+
+    def _length(self, query: np.ndarray) -> float:
+        inner, asked = self._inner(), self._mapped(query[None])
+        if getattr(inner, "faithful", False):
+            asked = inner.numbers(asked)
+        return float(np.linalg.norm(asked[0].astype(np.float64)))
+
+    def _blocked(self) -> bool:
+        return isinstance(self._view, Tables)
+
+    def _own_scales(self) -> bool:
+        return type(self._inner()).__name__ == "Int8"
+
+    def _scaled(self) -> bool:
+        return not self._bits and (self.metric == "cosine" or self._own_scales())
+
+    def _factors_of(self, codes: Any) -> np.ndarray | None:
+        """What a row's score is multiplied with: its scale, over its decoded length where cosines are asked for."""
+        if self._factors is None:
+            return None
+        scales = np.asarray(codes.scales, dtype=np.float32) if isinstance(codes, Quantised) else np.float32(1)
+        if self.metric == "dot":
+            return np.asarray(scales)
+        there = np.asarray(self._inner().decode(codes), dtype=np.float32)
+        lengths = np.sqrt(np.einsum("nd,nd->n", there, there))
+        return (scales / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+    def _shape(self) -> tuple[np.dtype[Any], int]:
+        """Type and width of a row's codes."""
+        if isinstance(self._view, Linear):
+            return KINDS[self._view.kind], len(self._view.vector)
+        return np.dtype(np.uint8), int(self.codec.nbytes(self.dim))
+
+    def _room(self, count: int) -> np.ndarray:
+        dtype, wide = self._shape()
+        if self._bits:
+            return bit_planes.room(count, 1, -(-wide // 8))
+        return fast_scan.room(count, wide) if self._blocked() else np.empty((count, wide), dtype=dtype)
+
+    def _fits(self) -> int:
+        """Rows there is room for."""
+        each = bit_planes.LANES if self._bits else fast_scan.ROWS if self._blocked() else 1
+        return len(self._store) * each
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write codes and centres to one file."""
-        arrays = {"rows": self.rows} | {f"codec.{name}": array for name, array in self.codec.arrays().items()}
-        sealed.write(Path(path), arrays, {"kind": KIND, "codec": self.codec.settings()})
+        """Write codes and codec to one file."""
+        rows = self.rows
+        arrays = {"rows": rows} | {f"codec.{name}": array for name, array in self.codec.arrays().items()}
+        if self._factors is not None:
+            arrays["factors"] = self._factors[: self._count]
+        facts = {"kind": KIND, "codec": codec_facts(self.codec), "dim": self.dim, "metric": self.metric}
+        sealed.write(Path(path), arrays, facts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Coded:
         """Read what `save` wrote."""
         arrays, facts = sealed.read(Path(path), KIND)
-        own = {name.removeprefix("codec."): array for name, array in arrays.items() if name.startswith("codec.")}
         try:
-            return cls(ProductQuantiser.restored(own, facts["codec"]), arrays["rows"])
-        except (BadInput, KeyError) as error:
+            codec = codec_of(facts["codec"], arrays)
+            dim = None if getattr(codec, "dim", 0) else facts["dim"]
+            index = cls(codec, dim=dim, metric=facts["metric"])
+            rows, factors = arrays["rows"], arrays.get("factors")
+            if (factors is None) != (index._factors is None) or (factors is not None and len(factors) != len(rows)):
+                raise ValueError(f"{len(rows)} rows with {None if factors is None else len(factors)} factors")
+            keep, index._factors = index._factors, None
+            index.add_codes(rows)
+            index._factors = None if keep is None else np.array(factors, dtype=np.float32)
+        except (BadInput, Corrupt, KeyError, TypeError, ValueError, AttributeError) as error:
             raise Corrupt(f"{path} does not hold a coded index ({error}); build and save it again") from None
+        return index
