@@ -14,7 +14,9 @@ from inlay.types import Sparse
 
 __all__ = ["blocks_of", "with_blocks"]
 
-BLOCKED = 200_000  # rows of a segment from which skipping beats reading: see `python -m benchmarks sparse`
+# Rows of a segment from which skipping is worth its bytes: it is as fast as reading at some 25,000 rows, and twice as
+# fast here (`inlay reproduce seismic-scale`).
+BLOCKED = 100_000
 LARGEST = 65504.0  # what float16 holds
 PREFIX = "seismic."
 
