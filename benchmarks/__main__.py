@@ -25,6 +25,7 @@ NAMES = (
     "disk_ivf",
     "filtered",
     "binary",
+    "codec_scan",
 )
 ROOT = Path(__file__).resolve().parent.parent
 

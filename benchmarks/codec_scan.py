@@ -4,8 +4,7 @@ Rows are real: short texts under the encoder in the box (`INLAY_BENCH_CACHE` nam
 between runs). Where there are fewer than half a million, they are repeated with noise a tenth of the distance to the
 nearest row, so that no two are equal. Truth is the ten nearest by float32, queries are texts that are not searched.
 
-Equal quality is recall@10 at least the peer's, at no more bytes a row (of product codes, whose centres differ from one
-k-means to another, up to what the queries can tell apart). Beside milliseconds stand bytes a second and the
+Equal quality is recall@10 at least the peer's, at no more bytes a row. Beside milliseconds stand bytes a second and the
 share of the machine's memory bandwidth: a scan must read every code, so a share near 1 means there is nothing left to
 win, and above 1 that caches or bandwidth were better than when it was measured.
 
@@ -34,7 +33,6 @@ ROWS, TEXTS = 500_000, 60_000
 BATCHES = (1, 64)
 NOISE = 0.1
 RECALL = Quality("recall@10", 0.002, at_least=True)
-LEARNT = Quality("recall@10", 0.02, at_least=True)  # centres of other k-means: what 200 queries can tell apart
 
 Search = Callable[[np.ndarray], np.ndarray]
 
@@ -130,7 +128,7 @@ def _one(
     own = ours.codec.nbytes(ours.dim)
     row = compare(
         task, side("inlay", lambda asked: ours.search(asked, K).ids), side(peer, theirs),
-        quality=LEARNT if str(ours.codec).startswith("pq") else RECALL, per=batch, unit="ms/query",
+        quality=RECALL, per=batch, unit="ms/query",
         budget=2.0 if quick else 10.0, notes={"bytes a row": {"inlay": own, peer: size}},
     )  # fmt: skip
     if batch == 1 and row.ours and row.theirs:

@@ -188,6 +188,7 @@ def test_an_unknown_benchmark_is_named(capsys):
         "disk_ivf",
         "filtered",
         "binary",
+        "codec_scan",
     }
 
 

@@ -51,6 +51,7 @@ COMMANDS: dict[str, Entry] = {
     "words": Entry("Vectors", "inlay.cli.words:command", "Convert word vectors, and find words near others."),
     "eval": Entry("Measure", "inlay.cli.evaluate:command", "Measure retrieval quality on judged queries."),
     "compare": Entry("Measure", "inlay.cli.compare:command", "Compare encoders: shape, agreement, quality."),
+    "tune": Entry("Measure", "inlay.cli.tune:command", "Find fewer bytes and milliseconds at equal quality."),
     "reproduce": Entry("Measure", "inlay.cli.reproduce:command", "Run a published method against its baseline."),
     "bench-tables": Entry("Measure", "inlay.cli.bench_tables:command", "Compare compressed embedding tables."),
     "bench-filtered": Entry("Measure", "inlay.cli.bench_filtered:command", "Compare ways of filtered vector search."),

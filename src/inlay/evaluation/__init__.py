@@ -11,6 +11,8 @@
   `rank_similarity`); `map_models` clusters them, `draw_comparison` draws.
 - `report_encoders`: accuracy with intervals, overlaps of scores (`overlap_coefficient`) and where to cut them
   (`score_cut`).
+- `tune`: the frontier of quality, bytes and latency of a `Task` (`sample_collection` makes one), and the
+  `Recommendation` within bounds; `draw_tuning` draws.
 - `as_mteb_encoder`, `as_mteb_search`: any encoder or collection under the `mteb` package.
 - `critical_n`, `capacity`, `smallest_dim`: how many documents a width can serve (LIMIT).
 - `grow_corpus`, `bench_growth`: corpora of growing size, and what codecs lose there (CoRECT).
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from inlay.evaluation.difficulty import IndexDifficulty, index_difficulty
     from inlay.evaluation.encoder_comparison import EncoderComparison, compare_encoders
     from inlay.evaluation.encoder_report import EncoderReport, report_encoders
+    from inlay.evaluation.frontier import Point, Recommendation, recommend
     from inlay.evaluation.growth_bench import GrowthBench, bench_growth
     from inlay.evaluation.growth_figure import draw_growth
     from inlay.evaluation.hubness import Hubness, hubs
@@ -57,12 +60,18 @@ if TYPE_CHECKING:
     from inlay.evaluation.score_overlap import Scores, cloud_overlap, overlap_coefficient, score_cut
     from inlay.evaluation.similarity import cka, cka_matrix
     from inlay.evaluation.space_comparison import Comparison, compare_spaces
+    from inlay.evaluation.tuning import Tuning, tune
+    from inlay.evaluation.tuning_figure import draw_tuning
+    from inlay.evaluation.tuning_grid import Configuration
+    from inlay.evaluation.tuning_sample import sample_collection
+    from inlay.evaluation.tuning_task import Task, TunedSpace
 
 _HOMES = {
     "Capacity": "limit_capacity",
     "CapacityFit": "limit_capacity",
     "Comparison": "space_comparison",
     "Composition": "corpus_growth",
+    "Configuration": "tuning_grid",
     "CriticalN": "limit_capacity",
     "Difference": "measures",
     "EncoderComparison": "encoder_comparison",
@@ -75,11 +84,16 @@ _HOMES = {
     "IndexDifficulty": "difficulty",
     "ModelMap": "model_map",
     "OrderEffect": "orders",
+    "Point": "frontier",
+    "Recommendation": "frontier",
     "Result": "retrieval",
     "RetrievalSet": "retrieval_set",
     "Run": "run",
     "Scores": "score_overlap",
+    "Task": "tuning_task",
     "TruncationCurve": "redundancy",
+    "TunedSpace": "tuning_task",
+    "Tuning": "tuning",
     "as_mteb_encoder": "mteb",
     "as_mteb_search": "mteb",
     "bench_growth": "growth_bench",
@@ -95,6 +109,7 @@ _HOMES = {
     "critical_n": "limit_capacity",
     "draw_comparison": "comparison_figure",
     "draw_growth": "growth_figure",
+    "draw_tuning": "tuning_figure",
     "estimate": "measures",
     "evaluate": "retrieval",
     "fit_capacity": "limit_capacity",
@@ -117,11 +132,14 @@ _HOMES = {
     "partition_ratio": "isotropy",
     "per_query": "measures",
     "rank_similarity": "ranked_overlap",
+    "recommend": "frontier",
     "report_encoders": "encoder_report",
     "result_lists": "ranked_overlap",
+    "sample_collection": "tuning_sample",
     "score_cut": "score_overlap",
     "smallest_dim": "limit_capacity",
     "truncation_curve": "redundancy",
+    "tune": "tuning",
     "two_nn": "intrinsic_dimension",
 }
 
@@ -130,6 +148,7 @@ __all__ = [
     "CapacityFit",
     "Comparison",
     "Composition",
+    "Configuration",
     "CriticalN",
     "Difference",
     "EncoderComparison",
@@ -142,11 +161,16 @@ __all__ = [
     "IndexDifficulty",
     "ModelMap",
     "OrderEffect",
+    "Point",
+    "Recommendation",
     "Result",
     "RetrievalSet",
     "Run",
     "Scores",
+    "Task",
     "TruncationCurve",
+    "TunedSpace",
+    "Tuning",
     "as_mteb_encoder",
     "as_mteb_search",
     "bench_growth",
@@ -162,6 +186,7 @@ __all__ = [
     "critical_n",
     "draw_comparison",
     "draw_growth",
+    "draw_tuning",
     "estimate",
     "evaluate",
     "fit_capacity",
@@ -184,11 +209,14 @@ __all__ = [
     "partition_ratio",
     "per_query",
     "rank_similarity",
+    "recommend",
     "report_encoders",
     "result_lists",
+    "sample_collection",
     "score_cut",
     "smallest_dim",
     "truncation_curve",
+    "tune",
     "two_nn",
 ]
 

@@ -226,7 +226,8 @@ def _part(
         there = min(ROWS, count - first)
         if simple and cut > -np.inf:
             if cut != known:  # the least sum that can still matter, less one for rounding
-                known, least = cut, min(max(np.int64((cut - above) / coarse) - 2, 0), 65535)
+                known = cut
+                least = min(max(np.int64((cut - above) / coarse) - 2, 0), 65535)  # type: ignore[type-var]
             if wide is None:
                 if not _nibbles_reach(high, blocks, block, 0, columns, least):  # type: ignore[call-arg]
                     continue

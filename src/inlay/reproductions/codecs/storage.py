@@ -59,7 +59,7 @@ class Rows(NamedTuple):
 
 
 def run(data: Path, *, seeds: Sequence[int] = (0,), progress: bool = False) -> Result:
-    """Each model over each set in every format; about six minutes, most of it MiniLM on the documents."""
+    """Each model over each set in every format; some fourteen minutes of processor time, most of it to encode."""
     import torch
 
     began, threads = time.perf_counter(), torch.get_num_threads()
