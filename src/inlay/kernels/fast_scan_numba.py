@@ -227,7 +227,7 @@ def _part(
         if simple and cut > -np.inf:
             if cut != known:  # the least sum that can still matter, less one for rounding
                 known = cut
-                least = min(max(np.int64((cut - above) / coarse) - 2, 0), 65535)  # type: ignore[type-var]
+                least = min(max(np.int64((cut - above) / coarse) - 2, 0), 65535)  # type: ignore[assignment]
             if wide is None:
                 if not _nibbles_reach(high, blocks, block, 0, columns, least):  # type: ignore[call-arg]
                     continue
