@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from inlay.errors import BadInput, Corrupt, SpaceMismatch
 from inlay.indexes.dense_graph import DenseGraph
-from inlay.indexes.graph_rows import _levels
+from inlay.indexes.graph_growth import levels_of
 from inlay.kernels.dense_graph import NONE
 from inlay.types import Index
 
@@ -190,11 +190,11 @@ def test_links_are_of_others_and_bounded(rng):
 
 
 def test_levels_are_drawn_by_the_seed():
-    levels = _levels(0, 200_000, 16, 0)
+    levels = levels_of(0, 200_000, 16, 0)
     for level in range(3):
         assert (levels >= level).mean() == pytest.approx(16.0**-level, rel=0.15)
-    assert np.array_equal(levels[1000:2000], _levels(1000, 2000, 16, 0))
-    assert not np.array_equal(levels, _levels(0, 200_000, 16, 1))
+    assert np.array_equal(levels[1000:2000], levels_of(1000, 2000, 16, 0))
+    assert not np.array_equal(levels, levels_of(0, 200_000, 16, 1))
 
 
 def test_a_recall_that_was_calibrated_is_reached(rng):

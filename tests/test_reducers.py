@@ -123,9 +123,10 @@ def test_affine_maps_collapse_into_one(seed, off):
     np.testing.assert_allclose(composed.transform(rows), one_by_one, atol=1e-4)
     assert composed.nbytes == 4 * (10 + 10 * 3 + 3)
     assert composed.inverse_transform(composed.transform(rows)).shape == rows.shape
-    mixed = (PCA(8) | Whitening(4)).fit(rows)
-    assert not mixed.collapsed
-    np.testing.assert_allclose(mixed.transform(rows).std(axis=0, ddof=1), 1, atol=1e-3)
+    assert not (PCA(8) | KernelPCA(4)).fit(rows).collapsed
+    white = (PCA(8) | Whitening(4)).fit(rows)
+    assert white.collapsed
+    np.testing.assert_allclose(white.transform(rows).std(axis=0, ddof=1), 1, atol=1e-3)
 
 
 REDUCERS = {
@@ -304,3 +305,15 @@ def test_an_object_of_scikit_learn_may_come_first():
     codes = made.encode(rows)
     assert codes.shape == (600, 4)
     assert made.scorer(rows[0])(codes).shape == (600,)
+
+
+def test_whitening_joins_like_any_affine_map() -> None:
+    from inlay.codecs import Float32
+    from inlay.spaces import Whitening
+
+    rows = np.random.default_rng(0).standard_normal((200, 12)).astype(np.float32) * np.arange(1, 13, dtype=np.float32)
+    joined = (Whitening(8) | Truncate(3)).fit(rows)
+    assert joined.collapsed
+    np.testing.assert_allclose(joined.transform(rows), Whitening(8).fit(rows).transform(rows)[:, :3], atol=1e-4)
+    chain = (Whitening(8) | Float32()).fit(rows)
+    assert chain.nbytes(12) == 32

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inlay.errors import BadInput, Corrupt
+from inlay.indexes.graph_growth import levels_of
 from inlay.indexes.inverted import Inverted
-from inlay.indexes.sparse_graph import SparseGraph, _levels
+from inlay.indexes.sparse_graph import SparseGraph
 from inlay.kernels import sparse_graph as kernel
 from inlay.kernels.sparse_graph import NONE
 from inlay.types import Index, Sparse
@@ -272,11 +273,11 @@ def test_links_are_chosen_by_the_heuristic():
 
 
 def test_levels_are_drawn_by_the_seed():
-    levels = _levels(0, 200_000, 16, 0)
+    levels = levels_of(0, 200_000, 16, 0)
     for level in range(3):
         assert (levels >= level).mean() == pytest.approx(16.0**-level, rel=0.15)
-    assert np.array_equal(levels[1000:2000], _levels(1000, 2000, 16, 0))
-    assert not np.array_equal(levels, _levels(0, 200_000, 16, 1))
+    assert np.array_equal(levels[1000:2000], levels_of(1000, 2000, 16, 0))
+    assert not np.array_equal(levels, levels_of(0, 200_000, 16, 1))
 
 
 def test_survives_its_file_and_grows_on(rng, form, tmp_path):

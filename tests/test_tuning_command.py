@@ -129,3 +129,20 @@ def test_collections_without_what_is_needed(notes, tmp_path):
             made, [Question("river number 0", {"d0": 1})], encoders=["numen?dim=64", "numen?dim=128"]
         )
         assert list(two.spaces) == ["numen?dim=64", "numen?dim=128"]
+
+
+def test_a_path_that_is_not_there_is_not_taken_for_the_index_round_it(notes, tmp_path, monkeypatch):
+    from inlay.cli.places import index_of
+
+    monkeypatch.setenv("INLAY_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    index = index_of(folder)
+    index.parent.mkdir(parents=True)
+    notes.rename(index)
+    try:
+        result = run(folder / "nosuch.inlay")
+        assert result.exit_code
+        assert "not indexed" in str(result.exception)
+    finally:
+        index.rename(notes)

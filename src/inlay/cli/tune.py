@@ -91,18 +91,19 @@ def command(
     from inlay.cli.places import locate
     from inlay.cli.show import print_json
     from inlay.errors import BadInput
+    from inlay.evaluation.figure_file import checked_figure
     from inlay.evaluation.tuning import tune
-    from inlay.evaluation.tuning_figure import check_tuning_figure, draw_tuning
+    from inlay.evaluation.tuning_figure import draw_tuning
     from inlay.evaluation.tuning_sample import read_questions, sample_collection
 
     if qrels is not None and queries_file is None:
         raise BadInput("--qrels judges queries: name their file with --queries")
     if figure is not None:
-        check_tuning_figure(figure)
+        checked_figure(figure)
     if progress is None:
         progress = sys.stderr.isatty() and not as_json
     questions = None if queries_file is None else read_questions(queries_file, qrels)
-    with open_place(locate(collection), mode="r") as opened:
+    with open_place(locate(collection, own=True), mode="r") as opened:
         task = sample_collection(
             opened, questions, encoders=encoders, rows=rows, queries=sample, k=k, seed=seed, progress=progress
         )

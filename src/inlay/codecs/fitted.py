@@ -15,6 +15,7 @@ A codec with none of them is decoded a block of rows at a time.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -30,7 +31,7 @@ from inlay.kernels.code_scan import Linear, Tables
 __all__ = ["Fitted", "Linear", "Tables", "checked_query"]
 
 
-class Fitted(Composable):
+class Fitted(Composable, ABC):
     """A codec that learns from rows; a subclass names its settings and its arrays.
 
     Attributes:
@@ -67,20 +68,21 @@ class Fitted(Composable):
         self.dim = rows.shape[1]
         return self
 
+    @abstractmethod
     def _learn(self, rows: np.ndarray) -> None:
-        raise NotImplementedError
+        """Learn from rows that are finite."""
 
+    @abstractmethod
     def _take(self, arrays: dict[str, np.ndarray], dim: int) -> None:
         """Take learnt arrays of a file; ValueError or KeyError where they do not fit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, rows: np.ndarray) -> np.ndarray:
         """Codes of float32 rows [n, dim]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Float32 rows [n, dim] of codes."""
-        raise NotImplementedError
 
     def scorer(self, query: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """A function from codes to float32 dot products [n] of what they decode to with a query [dim].
@@ -100,9 +102,9 @@ class Fitted(Composable):
         self._need()
         return self.dim
 
+    @abstractmethod
     def nbytes(self, dim: int) -> int:
         """Bytes of one row of `dim` numbers."""
-        raise NotImplementedError
 
     @classmethod
     def restored(cls, arrays: dict[str, np.ndarray], settings: dict[str, Any]) -> Self:

@@ -103,14 +103,7 @@ def dense_rows(collection: Collection, most: int, *, seed: int = 0) -> tuple[np.
             return None
         view = snapshot.view(DENSE)
         chunks = _drawn(view, most, seed)
-        rows = np.empty((len(chunks), stored.space.dim), dtype=np.float32)
-        for segment in view.segments:
-            places, own = segment.rows_of(chunks)
-            part = segment.pack.rows("rows", own).astype(np.float32)
-            if "scales" in segment.pack:
-                part *= segment.pack["scales"][own][:, None]
-            rows[places] = part
-        return rows, stored.space.metric
+        return view.rows(chunks), stored.space.metric
 
 
 def _drawn(view: Any, most: int, seed: int) -> np.ndarray:
@@ -226,25 +219,10 @@ def _multi_exactly(view: Any, query: np.ndarray, k: int) -> Found:
     return best
 
 
-def _dense_queries(view: Any, chunks: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    found = []
-    for segment in view.segments:
-        places, own = segment.rows_of(chunks)
-        rows = segment.pack.rows("rows", own).astype(np.float32)
-        if "scales" in segment.pack:
-            rows *= segment.pack["scales"][own][:, None]
-        found += [(int(chunks[place]), row) for place, row in zip(places, rows)]
-    return found
-
-
-def _dense_exactly(view: Any, query: np.ndarray, k: int) -> Found:
-    best: Found = view.scan(query, k)
-    return best
-
-
 _queries_of: dict[str, Callable[..., Any]] = {
-    "dense": _dense_queries, "sparse": _sparse_queries, "multi": _multi_queries
+    "dense": lambda view, chunks: list(zip(chunks.tolist(), view.rows(chunks))),
+    "sparse": _sparse_queries, "multi": _multi_queries,
 }  # fmt: skip
 _exact_of: dict[str, Callable[..., Found]] = {
-    "dense": _dense_exactly, "sparse": _sparse_exactly, "multi": _multi_exactly
+    "dense": lambda view, query, k: view.scan(query, k), "sparse": _sparse_exactly, "multi": _multi_exactly
 }  # fmt: skip

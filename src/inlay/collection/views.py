@@ -209,14 +209,10 @@ class DenseView(View):
 
     def _some(self, i: int) -> np.ndarray:
         """Segment i's part of the sample, float32: alive rows at even distances."""
-        pack, rows = self.segments[i].pack, self._evenly(i, SAMPLED)
-        if is_thin(pack):
+        segment, rows = self.segments[i], self._evenly(i, SAMPLED)
+        if is_thin(segment.pack):
             return self._thin(i).decoded(rows)  # type: ignore[no-any-return]
-        if has_graph(pack):  # whose rows are else read a few at a time
-            part: np.ndarray = pack.rows("rows", rows).astype(np.float32)
-        else:
-            part = pack["rows"][rows].astype(np.float32)
-        return part * pack["scales"][rows][:, None] if "scales" in pack else part
+        return _stored(segment, rows)
 
     def scores(self, query: np.ndarray, chunks: np.ndarray) -> np.ndarray:
         """Score of each given chunk, float32; NaN where it has no vector."""
@@ -231,6 +227,14 @@ class DenseView(View):
                 scales = pack["scales"][rows] if "scales" in pack else None
                 scores, ids = self._few(pack.rows("rows", rows), scales).search(query, len(rows))
                 out[places[ids[0]]] = scores[0]
+        return out
+
+    def rows(self, chunks: np.ndarray) -> np.ndarray:
+        """Rows of chunks that have one, as stored, float32 [n, dim]; no others are read."""
+        out = np.zeros((len(chunks), self.space.dim), dtype=np.float32)
+        for segment in self.segments:
+            places, own = segment.rows_of(chunks)
+            out[places] = _stored(segment, own)
         return out
 
     def vectors(self) -> tuple[np.ndarray, np.ndarray]:
@@ -250,6 +254,12 @@ class DenseView(View):
             return np.empty(0, dtype=np.int64), np.empty((0, self.space.dim), dtype=np.float32)
         order = np.argsort(np.concatenate(chunks))
         return np.concatenate(chunks)[order], np.concatenate(rows)[order]
+
+
+def _stored(segment: Segment, rows: np.ndarray) -> np.ndarray:
+    """Some rows of a dense segment as they are stored, float32."""
+    part: np.ndarray = segment.pack.rows("rows", rows).astype(np.float32)
+    return part * segment.pack["scales"][rows][:, None] if "scales" in segment.pack else part
 
 
 class _PostingsView(View):

@@ -9,10 +9,9 @@ import numpy as np
 
 from inlay.errors import BadInput, MissingExtra
 from inlay.evaluation.encoder_comparison import EncoderComparison
+from inlay.evaluation.figure_file import checked_figure
 
 __all__ = ["check_figure", "draw_comparison"]
-
-SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def check_figure(path: str | Path) -> Path:
@@ -21,15 +20,7 @@ def check_figure(path: str | Path) -> Path:
     Raises:
         MissingExtra: matplotlib or scipy is missing.
     """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadInput(f"a figure is written as {', '.join(SUFFIXES)}, got {str(path)!r}; give such a name")
-    if not path.absolute().parent.is_dir():
-        raise BadInput(f"there is no folder {path.absolute().parent} to write the figure into; make it first")
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError:
-        raise MissingExtra("plots", "plots") from None
+    path = checked_figure(path)
     try:
         import scipy.cluster  # noqa: F401
     except ModuleNotFoundError:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inlay.errors import BadInput, MissingExtra
+from inlay.evaluation.figure_file import checked_figure
 
 if TYPE_CHECKING:
     from inlay.evaluation.growth_bench import GrowthBench
 
 __all__ = ["draw_growth"]
 
-SUFFIXES = (".png", ".svg", ".pdf")
 ROLES = {"relevant": "#2a7f62", "distractor": "#d9892b", "random": "#9aa0a6"}
 LINES = 10  # codecs whose course by size is drawn; more cannot be told apart
 
@@ -32,16 +31,10 @@ def draw_growth(bench: GrowthBench, path: str | Path) -> Path:
     Raises:
         MissingExtra: matplotlib is missing.
     """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadInput(f"a figure is written as {', '.join(SUFFIXES)}, got {str(path)!r}; give such a name")
-    if not path.absolute().parent.is_dir():
-        raise BadInput(f"there is no folder {path.absolute().parent} to write the figure into; make it first")
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtra("plots", "plots") from None
+    path = checked_figure(path)
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     by_quality = sorted(bench.names, key=bench.mean)
     with mpl.rc_context({"svg.hashsalt": "growth", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(figsize=(14, 2.4 + 0.16 * len(by_quality)), layout="constrained")

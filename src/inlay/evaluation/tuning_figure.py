@@ -5,33 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inlay.errors import BadInput, MissingExtra
+from inlay.evaluation.figure_file import checked_figure
 
 if TYPE_CHECKING:
     from inlay.evaluation.frontier import Point, Recommendation
     from inlay.evaluation.tuning import Tuning
 
-__all__ = ["check_tuning_figure", "draw_tuning"]
-
-SUFFIXES = (".png", ".svg", ".pdf")
-
-
-def check_tuning_figure(path: str | Path) -> Path:
-    """The path, if a figure can be drawn into it; asked before the long work.
-
-    Raises:
-        MissingExtra: matplotlib is missing.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise BadInput(f"a figure is written as {', '.join(SUFFIXES)}, got {str(path)!r}; give such a name")
-    if not path.absolute().parent.is_dir():
-        raise BadInput(f"there is no folder {path.absolute().parent} to write the figure into; make it first")
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError:
-        raise MissingExtra("plots", "plots") from None
-    return path
+__all__ = ["draw_tuning"]
 
 
 def draw_tuning(
@@ -45,7 +25,7 @@ def draw_tuning(
         recommended: marked, if given.
         floor: a line at this share of the full quality, if given.
     """
-    path = check_tuning_figure(path)
+    path = checked_figure(path)
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -128,7 +128,7 @@ def sample_collection(
         chunks = np.sort(np.concatenate([needed, others[: max(0, rows - len(needed))]]))
         passages: dict[int, Any] = snapshot.passages(chunks.tolist()) if encoders or asked is None else {}
         texts = [embeddable(p.metadata, p.heading, p.text) for p in map(passages.get, chunks.tolist()) if p]
-        kept = _stored(snapshot.view(DENSE), chunks, stored.space.dim) if own and not encoders and stored else None
+        kept = snapshot.view(DENSE).rows(chunks) if own and not encoders else None
         maker = collection._dense_encoder() if not encoders else None
         metric = stored.space.metric if stored is not None and not encoders else "cosine"
     place: np.ndarray | None = None
@@ -193,18 +193,6 @@ def _usable(asked: list[Question], there: set[str], remarks: list[str]) -> tuple
     if len(found) < len(judged):
         remarks.append(f"{len(judged) - len(found)} queries whose relevant documents are not here were left out.")
     return found, True
-
-
-def _stored(view: Any, chunks: np.ndarray, dim: int) -> np.ndarray:
-    """Rows of chunks as they are stored, float32."""
-    rows = np.zeros((len(chunks), dim), dtype=np.float32)
-    for segment in view.segments:
-        places, own = segment.rows_of(chunks)
-        part = segment.pack.rows("rows", own).astype(np.float32)
-        if "scales" in segment.pack:
-            part *= segment.pack["scales"][own][:, None]
-        rows[places] = part
-    return rows
 
 
 def _timed(encoder: Any, texts: list[str]) -> float:

@@ -14,7 +14,8 @@
 - `Inverted`: sparse rows, exact, by posting lists; `Postings` are such lists ready made.
 - `Seismic`: sparse rows, approximate, by blocks of lists and their summaries.
 - `SparseGraph`: sparse rows, approximate, by a graph.
-- `MultiVector`: bags of token vectors, candidates by `MuveraFDE`, re-ranked by exact MaxSim. `Coded`: codes of any codec.
+- `MultiVector`: bags of token vectors, candidates by `MuveraFDE`, re-ranked by exact MaxSim.
+- `Coded`: codes of any codec, scanned as they are.
 - `IVF`: dense rows in lists by nearest centre; `ESPN`: re-ranks what it finds by token vectors that are read from a
   `SlotFile` on disk while the lists are still scanned.
 """

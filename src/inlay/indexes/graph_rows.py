@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Mapping
@@ -18,10 +17,10 @@ from inlay.indexes.filter_plan import FilterCosts
 from inlay.indexes.filtered_lists import Lists
 from inlay.indexes.filtered_walks import Choices
 from inlay.indexes.flat import checked_rows, checked_shape
+from inlay.indexes.graph_growth import levels_of, longer
 from inlay.kernels import dense_graph as kernel
 from inlay.kernels.dense import nearest, normalise
 from inlay.kernels.dense_graph import NONE, Graph, Room
-from inlay.kernels.mixing import mixed
 from inlay.types import Metric, Neighbours
 
 __all__ = ["FILTERS", "Asked", "Dtype", "GraphRows"]
@@ -238,23 +237,23 @@ class GraphRows:
     def _append(self, vectors: np.ndarray, kept: np.ndarray) -> None:
         """Put rows and their levels behind the rows there are, without links; makes room where there is none."""
         old, count, stop = self._graph, self._count, self._count + len(vectors)
-        levels = _levels(count, stop, self.settings["connectivity"], self.settings["seed"])
+        levels = levels_of(count, stop, self.settings["connectivity"], self.settings["seed"])
         higher = self._higher + int(levels.sum(dtype=np.int64))
         codes = old.codes
         if stop > len(codes):
             codes = kernel.aligned(max(stop, len(codes) * 3 // 2), codes.shape[1])
             codes[:count] = old.codes[:count]
         graph = Graph(
-            codes=codes, facts=codes.view(np.float32), levels=_longer(old.levels, count, stop),
-            links=_longer(old.links, count, stop), above=_longer(old.above, count, stop),
-            higher=_longer(old.higher, self._higher, higher), twins=_longer(old.twins, count, stop),
+            codes=codes, facts=codes.view(np.float32), levels=longer(old.levels, count, stop),
+            links=longer(old.links, count, stop), above=longer(old.above, count, stop),
+            higher=longer(old.higher, self._higher, higher), twins=longer(old.twins, count, stop),
             entry=old.entry.copy(),
         )  # fmt: skip
         kernel.code(vectors, distances=self.metric == "l2", out=codes[count:stop])
         graph.levels[count:stop], graph.links[count:stop], graph.twins[count:stop] = levels, NONE, NONE
         graph.above[count:stop] = self._higher + np.cumsum(levels, dtype=np.int64) - levels
         graph.higher[self._higher : higher] = NONE
-        self._graph, self._rows = graph, _longer(self._rows, count, stop)
+        self._graph, self._rows = graph, longer(self._rows, count, stop)
         self._rows[count:stop] = kept
 
     def _trimmed(self) -> dict[str, np.ndarray]:
@@ -262,18 +261,3 @@ class GraphRows:
         graph, n = self._graph, self._count
         ends = {"codes": n, "levels": n, "links": n, "above": n, "higher": self._higher, "twins": n, "entry": 1}
         return {**{name: getattr(graph, name)[:end] for name, end in ends.items()}, "rows": self._rows[:n]}
-
-
-def _levels(first: int, last: int, connectivity: int, seed: int) -> np.ndarray:
-    """Levels of rows uint8: ⌊−ln(u) / ln(M)⌋ of a number u in (0, 1] that row and seed decide."""
-    u = ((mixed(np.arange(first, last), seed) >> np.uint64(11)) + np.uint64(1)).astype(np.float64) * 2.0**-53
-    return (-np.log(u) / math.log(connectivity)).astype(np.uint8)
-
-
-def _longer(array: np.ndarray, used: int, needed: int) -> np.ndarray:
-    """The array, or a longer copy: growing by half keeps the cost of copying a constant per row."""
-    if needed <= len(array):
-        return array
-    grown = np.empty((max(needed, len(array) * 3 // 2), *array.shape[1:]), dtype=array.dtype)
-    grown[:used] = array[:used]
-    return grown

@@ -22,7 +22,7 @@ import numpy as np
 from inlay import sealed
 from inlay.errors import BadInput, Corrupt
 from inlay.indexes.flat import checked_k, checked_rows
-from inlay.indexes.graph_rows import _levels
+from inlay.indexes.graph_growth import levels_of
 from inlay.kernels import dense_graph as kernel
 from inlay.kernels.dense import normalise
 from inlay.kernels.dense_graph import NONE, Graph, Room
@@ -225,7 +225,7 @@ class RangeGraph:
     def _linked(self, codes: np.ndarray, depth: int, bar: Any) -> Depth:
         """Links of the nodes at a depth."""
         n, m = len(codes), self.settings["connectivity"]
-        levels = _levels(0, n, m, self.settings["seed"] + depth)
+        levels = levels_of(0, n, m, self.settings["seed"] + depth)
         bounds = _bounds_of(n, depth)
         before = np.concatenate([[0], np.cumsum(levels, dtype=np.int64)])
         own = Depth(

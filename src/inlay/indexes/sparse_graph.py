@@ -14,7 +14,6 @@ found nothing by level 0 goes on from these.
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from pathlib import Path
@@ -25,10 +24,10 @@ import numpy as np
 from inlay import sealed
 from inlay.errors import BadInput, Corrupt
 from inlay.indexes.flat import checked_k, checked_mask
+from inlay.indexes.graph_growth import levels_of, longer
 from inlay.indexes.seismic import LARGEST, VALUES, _checked, _integer
 from inlay.indexes.seismic_segment import _forward, _rounded
 from inlay.kernels import sparse_graph as kernel
-from inlay.kernels.mixing import mixed
 from inlay.kernels.seismic import LANES
 from inlay.kernels.sparse_graph import NONE, Graph, Room
 from inlay.types import Neighbours, Sparse
@@ -223,7 +222,7 @@ class SparseGraph:
         self._order = np.argsort(self._dims, kind="stable")
         n_columns, values, m = len(self._dims), self.settings["values"], self.settings["connectivity"]
         starts, ids, numbers = _forward(rows.indptr, self._columns(rows.indices), rows.data, n_columns, values)
-        levels = _levels(self._count, self._count + len(rows), m, self.settings["seed"])
+        levels = levels_of(self._count, self._count + len(rows), m, self.settings["seed"])
         old, count = self._graph, self._count
         slots, stop = int(old.starts[count]), count + len(rows)
         if slots + len(ids) > NONE:
@@ -231,12 +230,12 @@ class SparseGraph:
         wide = old.ids if n_columns <= NARROW else old.ids.astype(np.uint32, copy=False)
         higher = self._higher + int(levels.sum(dtype=np.int64))
         graph = old._replace(
-            starts=_longer(old.starts, count + 1, stop + 1), ids=_longer(wide, slots, slots + len(ids)),
-            numbers=_longer(old.numbers, slots, slots + len(ids)), levels=_longer(old.levels, count, stop),
-            links=_longer(old.links, count, stop), above=_longer(old.above, count, stop),
-            higher=_longer(old.higher, self._higher, higher), twins=_longer(old.twins, count, stop),
-            heads=_longer(old.heads, len(old.heads), n_columns),
-            peaks=_longer(old.peaks, len(old.peaks), n_columns),
+            starts=longer(old.starts, count + 1, stop + 1), ids=longer(wide, slots, slots + len(ids)),
+            numbers=longer(old.numbers, slots, slots + len(ids)), levels=longer(old.levels, count, stop),
+            links=longer(old.links, count, stop), above=longer(old.above, count, stop),
+            higher=longer(old.higher, self._higher, higher), twins=longer(old.twins, count, stop),
+            heads=longer(old.heads, len(old.heads), n_columns),
+            peaks=longer(old.peaks, len(old.peaks), n_columns),
         )  # fmt: skip
         graph.starts[count : stop + 1] = starts + np.uint32(slots)
         graph.ids[slots : slots + len(ids)], graph.numbers[slots : slots + len(ids)] = ids, numbers
@@ -255,18 +254,3 @@ class SparseGraph:
             "higher": self._higher, "twins": n, "entry": 1, "heads": columns, "peaks": columns,
         }  # fmt: skip
         return {**{name: getattr(graph, name)[:end] for name, end in ends.items()}, "dims": self._dims}
-
-
-def _levels(first: int, last: int, connectivity: int, seed: int) -> np.ndarray:
-    """Levels of rows uint8: ⌊−ln(u) / ln(M)⌋ of a number u in (0, 1] that row and seed decide."""
-    u = ((mixed(np.arange(first, last), seed) >> np.uint64(11)) + np.uint64(1)).astype(np.float64) * 2.0**-53
-    return (-np.log(u) / math.log(connectivity)).astype(np.uint8)
-
-
-def _longer(array: np.ndarray, used: int, needed: int) -> np.ndarray:
-    """The array, or a longer copy: growing by half keeps the cost of copying a constant per row."""
-    if needed <= len(array):
-        return array
-    grown = np.empty((max(needed, len(array) * 3 // 2), *array.shape[1:]), dtype=array.dtype)
-    grown[:used] = array[:used]
-    return grown

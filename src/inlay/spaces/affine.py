@@ -17,9 +17,8 @@ import numpy as np
 
 from inlay import sealed
 from inlay.errors import BadInput, Corrupt, SpaceMismatch
-from inlay.spaces.whitening import _rows
 
-__all__ = ["AffineMap", "Composed", "Map"]
+__all__ = ["AffineMap", "Composed", "Map", "checked"]
 
 
 class Map:
@@ -107,7 +106,7 @@ class Map:
 
     def _fitting(self, X: Any, width: int, what: str = "rows") -> np.ndarray:
         self._need()
-        rows = _rows(X)
+        rows = checked(X)
         if rows.shape[1] != width:
             raise SpaceMismatch(f"{self!r} was fitted for {what} of {width} numbers, got {rows.shape[1]}")
         return rows
@@ -211,7 +210,7 @@ class Composed(Map):
 
     def fit(self, X: np.ndarray, Y: np.ndarray | None = None) -> Self:
         """Fit each map on what those before it give; Y is not used."""
-        rows = _rows(X)
+        rows = checked(X)
         for one in self.maps:
             rows = one.fit(rows).transform(rows)
         self._collapse()
@@ -223,7 +222,7 @@ class Composed(Map):
         if self._one is not None:
             mean, matrix, offset = self._one
             return (self._fitting(X, len(mean)) - mean) @ matrix + offset
-        rows = _rows(X)
+        rows = checked(X)
         for one in self.maps:
             rows = one.transform(rows)
         return rows
@@ -231,7 +230,7 @@ class Composed(Map):
     def inverse_transform(self, X: np.ndarray) -> np.ndarray:
         """Back through every map, the last one first."""
         self._need()
-        rows = _rows(X)
+        rows = checked(X)
         for one in reversed(self.maps):
             if not hasattr(one, "inverse_transform"):
                 raise BadInput(f"there is no way back through {one!r}")
@@ -280,3 +279,17 @@ def map_named(name: Any) -> Any:
 
 def _spec(one: Any) -> dict[str, Any]:
     return one.spec if hasattr(one, "spec") else {"map": type(one).__name__, **one.settings}
+
+
+def checked(X: Any) -> np.ndarray:
+    """Rows float32 [n, dim] of finite numbers, or an error that names the first that is not."""
+    try:
+        rows = np.asarray(X, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"expected rows [n, dim], got {type(X).__name__}: {error}") from None
+    if rows.ndim != 2 or not rows.shape[1]:
+        raise BadInput(f"expected rows [n, dim], got an array of shape {list(rows.shape)}")
+    if not np.isfinite(rows).all():
+        row = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        raise BadInput(f"row {row} holds NaN, infinity, or a number beyond float32")
+    return rows

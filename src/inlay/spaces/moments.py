@@ -17,7 +17,7 @@ import numpy as np
 
 from inlay import sealed
 from inlay.errors import BadInput, Corrupt, SpaceMismatch
-from inlay.spaces.whitening import _rows
+from inlay.spaces.affine import checked
 
 __all__ = ["Moments"]
 
@@ -85,7 +85,7 @@ class Moments:
 
     def add(self, rows: np.ndarray) -> Self:
         """Add rows [n, dim]."""
-        rows = _rows(rows)
+        rows = checked(rows)
         if self.n and rows.shape[1] != self.dim:
             raise SpaceMismatch(f"the moments are of rows of {self.dim} numbers, got {rows.shape[1]}")
         if not self.n and len(rows):

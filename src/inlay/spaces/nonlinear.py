@@ -14,9 +14,8 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 import numpy as np
 
 from inlay.errors import BadInput, MissingExtra
-from inlay.spaces.affine import Map
+from inlay.spaces.affine import Map, checked
 from inlay.spaces.projections import _count
-from inlay.spaces.whitening import _rows
 
 __all__ = ["UMAP", "Autoencoder", "KernelPCA"]
 
@@ -66,7 +65,7 @@ class KernelPCA(Map):
             from sklearn.decomposition import KernelPCA as Solver
         except ImportError:
             raise MissingExtra("kernel principal components (scikit-learn)", "train") from None
-        rows = _rows(X)
+        rows = checked(X)
         if len(rows) > self.sample:
             rows = rows[np.linspace(0, len(rows) - 1, self.sample).astype(np.int64)]
         if len(rows) <= self.dims:
@@ -165,7 +164,7 @@ class Autoencoder(Map):
             import torch
         except ImportError:
             raise MissingExtra("autoencoders (torch)", "train") from None
-        rows = _rows(X)
+        rows = checked(X)
         if len(rows) < 2:
             raise BadInput(f"an autoencoder learns from at least 2 rows, got {len(rows)}")
         dim = rows.shape[1]
@@ -257,7 +256,7 @@ class UMAP(Map):
             import umap
         except ImportError:
             raise MissingExtra("UMAP (umap-learn)", "umap") from None
-        rows = _rows(X)
+        rows = checked(X)
         model = umap.UMAP(n_components=self.dims, n_neighbors=self.neighbours, metric="cosine", random_state=self.seed)
         self._model, self._dim = model.fit(rows), rows.shape[1]
         return self

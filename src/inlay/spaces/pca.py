@@ -14,9 +14,8 @@ from typing import Any, Self
 import numpy as np
 
 from inlay.errors import BadInput
-from inlay.spaces.affine import AffineMap
+from inlay.spaces.affine import AffineMap, checked
 from inlay.spaces.moments import Moments
-from inlay.spaces.whitening import _rows
 
 __all__ = ["PCA"]
 
@@ -54,7 +53,7 @@ class PCA(AffineMap):
 
     def fit(self, X: np.ndarray, Y: np.ndarray | None = None) -> Self:
         """Learn from rows [n, dim], n at least 2; Y is not used."""
-        rows = _rows(X)
+        rows = checked(X)
         if len(rows) > self.sample:
             rows = rows[np.linspace(0, len(rows) - 1, self.sample).astype(np.int64)]
         return self.fit_moments(Moments.of(rows))

@@ -12,8 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from inlay.errors import BadInput
-from inlay.spaces.affine import AffineMap
-from inlay.spaces.whitening import _rows
+from inlay.spaces.affine import AffineMap, checked
 
 __all__ = ["RandomProjection", "Truncate"]
 
@@ -43,7 +42,7 @@ class Truncate(AffineMap):
 
     def fit(self, X: np.ndarray, Y: np.ndarray | None = None) -> Self:
         """Take the width of rows [n, dim]."""
-        dim = _rows(X).shape[1]
+        dim = checked(X).shape[1]
         if self.dims > dim:
             raise BadInput(f"rows of {dim} numbers cannot be cut to {self.dims}; take at most {dim}")
         self._set(np.zeros(dim), np.eye(dim, self.dims))
@@ -91,7 +90,7 @@ class RandomProjection(AffineMap):
 
     def fit(self, X: np.ndarray, Y: np.ndarray | None = None) -> Self:
         """Draw a matrix for rows [n, dim]."""
-        dim = _rows(X).shape[1]
+        dim = checked(X).shape[1]
         matrix = np.random.default_rng(self.seed).standard_normal((dim, self.dims)) / np.sqrt(self.dims)
         self._set(np.zeros(dim), matrix)
         return self

@@ -17,13 +17,12 @@ and Robust Fixed-Point Algorithms for Independent Component Analysis".
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from inlay import sealed
-from inlay.errors import BadInput, Corrupt, InlayWarning, SpaceMismatch
+from inlay.errors import BadInput, InlayWarning
+from inlay.spaces.affine import AffineMap, checked
 
 __all__ = ["PCAICA", "Whitening"]
 
@@ -31,7 +30,7 @@ FLAT = 1e-10  # share of the largest variance below which a direction is left ou
 ROUNDING = 1e-7  # of float32 numbers: a spread below that share of their size is none
 
 
-class Whitening:
+class Whitening(AffineMap):
     """Principal components, each divided by √(its variance + epsilon).
 
     Args:
@@ -42,41 +41,22 @@ class Whitening:
     KIND = "whitening"
 
     def __init__(self, dims: int | None = 256, *, epsilon: float = 1e-8) -> None:
+        super().__init__()
         if dims is not None and (isinstance(dims, bool) or not isinstance(dims, int | np.integer) or dims < 1):
             raise BadInput(f"dims must be a positive integer or None, got {dims!r}")
         if isinstance(epsilon, bool) or not isinstance(epsilon, int | float | np.number) or not 0 <= epsilon < 1e6:
             raise BadInput(f"epsilon must be a number from 0 on, got {epsilon!r}")
         self.dims, self.epsilon = None if dims is None else int(dims), float(epsilon)
-        self.mean = np.zeros(0, dtype=np.float32)
-        self.matrix = np.zeros((0, 0), dtype=np.float32)  # [dim, width]; its rows are the old axes
         self.inverse = np.zeros((0, 0), dtype=np.float32)  # [width, dim]
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.settings.items())})"
 
     @property
     def settings(self) -> dict[str, Any]:
         """Arguments that make it again."""
         return {"dims": self.dims, "epsilon": self.epsilon}
 
-    @property
-    def fitted(self) -> bool:
-        """Whether `fit` was called."""
-        return self.matrix.size > 0
-
-    @property
-    def width(self) -> int:
-        """Numbers of a row that comes out; 0 before `fit`."""
-        return self.matrix.shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the map and of the way back."""
-        return self.mean.nbytes + self.matrix.nbytes + self.inverse.nbytes
-
     def fit(self, X: np.ndarray, Y: np.ndarray | None = None) -> Self:
         """Learn from rows [n, dim], n at least 2; Y is not used."""
-        rows = _rows(X)
+        rows = checked(X)
         if len(rows) < 2:
             raise BadInput(
                 f"whitening is learnt from at least 2 rows, got {len(rows)}; fit it on a sample of the corpus"
@@ -92,59 +72,22 @@ class Whitening:
         return self
 
     def _learnt(self, mean: np.ndarray, matrix: np.ndarray, inverse: np.ndarray, rows: np.ndarray) -> None:
-        self.mean, self.matrix, self.inverse = (
-            np.ascontiguousarray(one, dtype=np.float32) for one in (mean, matrix, inverse)
-        )
+        self._set(mean, matrix)
+        self.inverse = np.ascontiguousarray(inverse, dtype=np.float32)
 
-    def transform(self, X: np.ndarray) -> np.ndarray:
-        """Float32 [n, width] of rows [n, dim]."""
-        rows = self._fitting(X, len(self.mean), "rows")
-        return np.ascontiguousarray((rows - self.mean) @ self.matrix)
-
-    def inverse_transform(self, X: np.ndarray) -> np.ndarray:
-        """Float32 [n, dim] of whitened rows: what was left out is at its mean."""
-        return self._fitting(X, self.width, "whitened rows") @ self.inverse + self.mean
-
-    def _fitting(self, X: Any, width: int, what: str) -> np.ndarray:
-        if not self.fitted:
-            raise BadInput(f"{self!r} has learnt nothing yet; call fit(rows) first")
-        rows = _rows(X)
-        if rows.shape[1] != width:
-            raise SpaceMismatch(f"{self!r} was fitted for {what} of {width} numbers, got {rows.shape[1]}")
-        return rows
+    def _back(self) -> np.ndarray:
+        return self.inverse
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What was learnt, by name."""
-        return {"mean": self.mean, "matrix": self.matrix, "inverse": self.inverse}
+        return super().arrays() | {"inverse": self.inverse}
 
-    @classmethod
-    def restored(cls, settings: dict[str, Any], arrays: dict[str, np.ndarray]) -> Self:
-        """The same map again, of its settings and arrays.
-
-        Raises:
-            KeyError, TypeError, ValueError: they do not fit each other.
-        """
-        made = cls(**settings)
-        mean, matrix, inverse = (np.array(arrays[name], dtype=np.float32) for name in ("mean", "matrix", "inverse"))
-        if mean.ndim != 1 or matrix.ndim != 2 or len(matrix) != len(mean) or inverse.shape != matrix.shape[::-1]:
-            raise ValueError(f"a map of {list(matrix.shape)} with a mean of {list(mean.shape)}")
-        made.mean, made.matrix, made.inverse = mean, matrix, inverse
-        return made
-
-    def save(self, path: str | Path) -> Path:
-        """Write what was learnt to one file."""
-        if not self.fitted:
-            raise BadInput(f"{self!r} has learnt nothing yet; call fit(rows) first")
-        return sealed.write(path, self.arrays(), {"kind": self.KIND, "settings": self.settings})
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote."""
-        arrays, facts = sealed.read(path, cls.KIND)
-        try:
-            return cls.restored(facts["settings"], arrays)
-        except (KeyError, TypeError, ValueError) as error:
-            raise Corrupt(f"{path} does not fit its own settings ({error}); {sealed.REPAIR}") from None
+    def _take(self, arrays: dict[str, np.ndarray]) -> None:
+        super()._take(arrays)
+        inverse = np.ascontiguousarray(arrays["inverse"], dtype=np.float32)
+        if inverse.shape != self.matrix.shape[::-1]:
+            raise ValueError(f"a way back of {list(inverse.shape)} from a map of {list(self.matrix.shape)}")
+        self.inverse = inverse
 
 
 class PCAICA(Whitening):
@@ -237,16 +180,3 @@ def _components(centred: np.ndarray, dims: int | None, rounding: float) -> tuple
     # A sign that rounding cannot turn: the largest number of a component is positive (scikit-learn's convention).
     signs = np.sign(vectors[np.arange(len(vectors)), np.abs(vectors).argmax(axis=1)])
     return (vectors * signs[:, None])[kept], variances[kept]
-
-
-def _rows(X: Any) -> np.ndarray:
-    try:
-        rows = np.asarray(X, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"expected rows [n, dim], got {type(X).__name__}: {error}") from None
-    if rows.ndim != 2 or not rows.shape[1]:
-        raise BadInput(f"expected rows [n, dim], got an array of shape {list(rows.shape)}")
-    if not np.isfinite(rows).all():
-        row = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-        raise BadInput(f"row {row} holds NaN, infinity, or a number beyond float32")
-    return rows
