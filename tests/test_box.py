@@ -306,6 +306,32 @@ def test_what_is_trained_is_what_runs(tmp_path: Path) -> None:
     narrow = BoxModel(teacher, texts, static=torch.randn(30522, 8), static_map=torch.randn(8, 384), rank=32)
     with pytest.raises(BadInput, match="this model as"):
         narrow.restore(tmp_path)
+    before = model.encode([*texts, "short"])
+    assert len(model.deepen(teacher, texts, at=1, layer=2).layers) == 3
+    assert (model.encode([*texts, "short"]) * before).sum(1).min() > 0.9
+    model.save(tmp_path / "deeper")
+    rows = Box(path=tmp_path / "deeper").encode_document([*texts, "short"])
+    assert (rows * model.encode([*texts, "short"])).sum(1).min() > 0.97
+    with pytest.raises(BadInput, match="at must be"):
+        model.deepen(teacher, texts, at=4, layer=2)
+
+
+def test_collections_take_turns_in_what_is_gathered(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from inlay.training.box_text import english, gather
+
+    assert english("the words of a language are easily told from those of others by the most common of them")
+    assert not english("les mots de cette langue ne se trouvent pas parmi ceux que nous cherchons ici depuis hier")
+    assert not english("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi")
+
+    for i in range(100):
+        (tmp_path / f"large-{i}").write_text(f"large {i}")
+    (tmp_path / "small-0").write_text("small 0")
+    files = sorted(tmp_path.iterdir())
+    reader = lambda path: iter([path.read_text()])  # noqa: E731
+    assert "small 0" in gather(reader, files, 2, of=lambda path: path.name.partition("-")[0])
+    assert len(gather(reader, files, 500)) == 101
+    assert gather(reader, files, 5) == gather(reader, reversed(files), 5)
 
 
 def test_the_page_shows_the_figures_of_the_file() -> None:

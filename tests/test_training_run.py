@@ -373,6 +373,11 @@ def test_a_recipe_in_python(tmp_path) -> None:
     found = Recipe.read(path)
     assert found.title == "My recipe."
     assert found.run(tmp_path / "out", seed=4) == ("out", 4, True)
+    with pytest.raises(BadInput, match="cannot go on from other weights"):
+        found.run(tmp_path / "out", start=tmp_path)
+    path.write_text("def run(output, *, max_minutes, seed, resume, progress, start=None):\n    return start\n")
+    assert Recipe.read(path).run(tmp_path / "out") is None
+    assert Recipe.read(path).run(tmp_path / "out", start=tmp_path) == tmp_path
     path.write_text("x = 1\n")
     with pytest.raises(BadInput, match="run"):
         Recipe.read(path).run(tmp_path / "out")

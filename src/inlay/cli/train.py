@@ -32,6 +32,12 @@ __all__ = ["command"]
     default=None,
     help="Go on from the checkpoint there, or start anew [default: go on with what is unfinished].",
 )
+@click.option(
+    "--start",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Weights to go on from, where the recipe can.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the model card as JSON.")
 def command(
     recipe: str | None,
@@ -40,6 +46,7 @@ def command(
     seed: int,
     output: Path | None,
     resume: bool | None,
+    start: Path | None,
     as_json: bool,
 ) -> None:
     """Train a model by a RECIPE: the name of one that comes with inlay, or a .toml or .py file.
@@ -78,7 +85,7 @@ def command(
     if resume is False:
         (folder / "card.json").unlink(missing_ok=True)
     card = chosen.run(folder, max_minutes=max_minutes, seed=seed, resume=resume is not False,
-                      progress=sys.stderr.isatty())  # fmt: skip
+                      progress=sys.stderr.isatty(), start=start)  # fmt: skip
     if as_json:
         click.echo(json.dumps(card.to_dict(), ensure_ascii=False))
         return

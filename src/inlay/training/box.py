@@ -7,7 +7,7 @@ into the offsets. The vocabulary table below them is the teacher's at a lower ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ class BoxModel(Model):
         self.layers = nn.ModuleList(NarrowLayer(self.dim, heads, hidden) for _ in layers)
         self.lighter, self.max_length, self.coarse = lighter, teacher.max_length, False
         self._teacher_tokenize, self._vocabulary = teacher.tokenize, _vocabulary(teacher)
-        self._copy(bert, texts, layers)
+        self._copy(bert, texts, dict(zip(layers, self.layers)))  # type: ignore[arg-type]
         self._some = [text for text in texts if text.strip()][:: max(1, len(texts) // SOME)][:SOME]
 
     @torch.no_grad()
@@ -172,16 +172,55 @@ class BoxModel(Model):
         return self
 
     @torch.no_grad()
-    def _copy(self, bert: Any, texts: Sequence[str], layers: Sequence[int]) -> None:
+    def deepen(
+        self, teacher: Transformer, texts: Sequence[str], *, at: int, layer: int, heads: int = 6, hidden: int = 384
+    ) -> BoxModel:
+        """Put one more layer in, which hands on what it gets until it has learnt better.
+
+        Args:
+            teacher: whose heads and units it begins with; what they give is left out to begin with.
+            texts: some texts, as for a new model.
+            at: before which of the model's layers.
+            layer: number of the teacher's layer.
+            heads: attention heads kept.
+            hidden: hidden units kept.
+        """
+        if not 0 <= at <= len(self.layers):
+            raise BadInput(f"at must be from 0 to {len(self.layers)}, got {at}")
+        new = NarrowLayer(self.dim, heads, hidden)
+        self._copy(teacher.backbone, texts, {layer: new})
+        for part in (new.out, new.down):
+            part.weight.zero_()
+            part.bias.zero_()
+        entering = torch.cat([self._entering_layer(at, text) for text in self._some])
+        for norm in (new.after_attention, new.after_hidden):
+            # A norm takes mean and spread of a row away; gain and offset that give them back on average.
+            normed = F.layer_norm(entering, (self.dim,), eps=norm.eps)
+            middle, mean = normed.mean(0), entering.mean(0)
+            gain = ((normed - middle) * (entering - mean)).mean(0) / (normed - middle).square().mean(0)
+            norm.weight.copy_(gain)
+            norm.bias.copy_(mean - gain * middle)
+            entering = norm(entering)
+        self.layers.insert(at, new)
+        return self
+
+    def _entering_layer(self, at: int, text: str) -> Tensor:
+        ids = self.tokenize([text]).ids
+        rows = self.norm(self.table_map(self._looked_up(self.table, ids)) + self.positions[: ids.shape[1]])
+        for layer in self.layers[:at]:
+            rows = layer(rows, None)
+        return rows[0]
+
+    @torch.no_grad()
+    def _copy(self, bert: Any, texts: Sequence[str], wanted: Mapping[int, NarrowLayer]) -> None:
         length = 24
         ids = [row[:length] for row in self._teacher_tokenize(texts).ids if int(row[length - 1])]
         if not ids:
             raise BadInput(f"none of the {len(texts)} texts given has {length} tokens")
         rows = bert.embeddings(input_ids=torch.stack(ids[:256]))
-        wanted = dict(zip(layers, self.layers))
         for number, layer in enumerate(bert.encoder.layer):
             if number in wanted:
-                rows = wanted[number].copy(layer, rows)  # type: ignore[operator]
+                rows = wanted[number].copy(layer, rows)
             else:
                 found = layer(rows)
                 rows = found[0] if isinstance(found, tuple) else found

