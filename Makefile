@@ -23,8 +23,9 @@ run: $(VENV)/.core
 	  printf '\n── %s\n\n' "$$q"; $(BIN)/inlay search "$$q" "$(STDLIB)" -k 3 --no-sync || exit 1; done
 	@printf '\nThis was the standard library of your Python. Now a folder of your own:\n\n    $(BIN)/inlay search "what you are looking for" PATH\n\nand from Python: import inlay; c = inlay.open("notes.inlay")   (docs/getting-started.md)\n'
 
+# A file of tests stays in one process, so that what its fixtures train is trained once.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow or not slow" --timeout 1800

@@ -26,6 +26,7 @@ NAMES = (
     "filtered",
     "binary",
     "codec_scan",
+    "recomputed",
 )
 ROOT = Path(__file__).resolve().parent.parent
 

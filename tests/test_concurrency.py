@@ -139,6 +139,10 @@ def run(path: Path, seconds: float, readers: int) -> tuple[Counter[str], list[st
         with inlay.open(path, encoder=Words(16)) as c:
             for number in range(GROUPS):
                 c.add(group(number, 1))
+            # Where kernels are compiled, they are compiled here: in each process it would take longer than it may run.
+            for mode in ("lexical", "dense", "hybrid"):
+                c.search("same", 500, mode=mode)
+                c.search("group0", 500, where={"group": 0}, mode=mode)
         results = context.Queue()
         tasks = [context.Process(target=write, args=(path, seconds, results))]
         tasks += [context.Process(target=read, args=(path, seconds, seed, results)) for seed in range(readers)]

@@ -334,7 +334,7 @@ def test_compression_leaves_out_what_a_further_link_leads_to():
     """Rows on a line. Of the far ones each leads to the next, so that every other one can go."""
     from inlay.kernels import acorn_numba
     from inlay.kernels.dense_graph import Room
-    from inlay.kernels.dense_graph_numba import _key
+    from inlay.kernels.dense_graph_scores_numba import _key
 
     index = Acorn(2, metric="l2", connectivity=2, gamma=8, uncompressed=2)
     index._append(np.stack([np.arange(8.0), np.zeros(8)], axis=1).astype(np.float32), np.zeros((8, 2), np.float32))

@@ -32,11 +32,12 @@ import numpy as np
 
 from inlay import sealed
 from inlay.errors import BadInput, Corrupt
+from inlay.indexes.cobweb_arrays import checked, trimmed, with_room
 from inlay.indexes.cobweb_paths import Paths
 from inlay.indexes.flat import checked_k, checked_mask, checked_rows
 from inlay.interruption import Interruption
 from inlay.kernels import compiled
-from inlay.kernels.prototype_tree import FREE, NONE, ROOT, USED, Tree, insert, offspring, remove, walk
+from inlay.kernels.prototype_tree import NONE, ROOT, USED, Tree, insert, offspring, remove, walk
 from inlay.kernels.topk import TopK
 from inlay.spaces.whitening import PCAICA, Whitening
 from inlay.types import Neighbours, SpaceMap
@@ -187,7 +188,7 @@ class Cobweb:
                 if interruption.asked:
                     raise KeyboardInterrupt
                 some = order[low : low + ROWS_AT_ONCE]
-                self._tree = tree = _with_room(self._tree, 2 * (self.alive + len(some)))
+                self._tree = tree = with_room(self._tree, 2 * (self.alive + len(some)))
                 insert(tree, white[some], prior=self.prior, acuity=self.acuity, leaves=leaves)
                 self._leaves[first + some] = leaves[: len(some)]
 
@@ -285,7 +286,7 @@ class Cobweb:
             if self._fitted:
                 arrays |= {f"whiten {name}": array for name, array in self.whiten.arrays().items()}
         if self._tree is not None:
-            arrays |= {f"tree {name}": array for name, array in _trimmed(self._tree)._asdict().items()}
+            arrays |= {f"tree {name}": array for name, array in trimmed(self._tree)._asdict().items()}
         sealed.write(os.fspath(path), arrays, facts)
 
     @classmethod
@@ -304,7 +305,7 @@ class Cobweb:
             index._fitted, index._leaves = facts["fitted"], np.array(arrays["leaves"])
             its = {name[5:]: np.array(array) for name, array in arrays.items() if name.startswith("tree ")}
             if its:
-                index._tree = _checked(Tree(**its), index._leaves)
+                index._tree = checked(Tree(**its), index._leaves)
             elif len(index._leaves):
                 raise ValueError(f"{len(index._leaves)} rows without a tree")
         except (KeyError, TypeError, ValueError) as error:
@@ -371,39 +372,3 @@ def _mode(mode: Any) -> Mode:
     if mode not in get_args(Mode):
         raise BadInput(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
     return mode
-
-
-def _with_room(tree: Tree, nodes: int) -> Tree:
-    """The tree, or a longer copy with room for so many nodes: two a row, as a node that is no leaf has two children."""
-    if nodes <= len(tree.counts):
-        return tree
-    used, room = int(tree.state[USED]), max(nodes, len(tree.counts) * 3 // 2)
-
-    def longer(array: np.ndarray) -> np.ndarray:
-        grown = np.zeros((room, *array.shape[1:]), dtype=array.dtype)
-        grown[:used] = array[:used]
-        return grown
-
-    return Tree._make([*(longer(array) for array in tree[:-2]), tree.state, tree.random])
-
-
-def _trimmed(tree: Tree) -> Tree:
-    used = int(tree.state[USED])
-    return Tree._make([*(array[:used] for array in tree[:-2]), tree.state, tree.random])
-
-
-def _checked(tree: Tree, leaves: np.ndarray) -> Tree:
-    """The tree, if its parts fit each other."""
-    fresh, used = Tree.empty(tree.means.shape[1], 0), len(tree.counts)
-    for name, array in tree._asdict().items():
-        its = getattr(fresh, name)
-        length = len(its) if name in ("state", "random") else used
-        if array.dtype != its.dtype or array.shape != (length, *its.shape[1:]):
-            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
-    pointers = (tree.parents, tree.children, tree.siblings, tree.state[[ROOT, FREE]], leaves)
-    if tree.state[USED] != used or any((one < NONE).any() or (one >= used).any() for one in pointers):
-        raise ValueError("a pointer leads out of the tree")
-    alive = leaves[leaves != NONE]
-    if leaves.dtype != np.int32 or (tree.children[alive] != NONE).any() or (tree.counts[alive] < 1).any():
-        raise ValueError("a row is at a node that is no leaf")
-    return tree

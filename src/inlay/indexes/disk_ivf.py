@@ -29,7 +29,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -38,12 +37,13 @@ import numpy as np
 from inlay import sealed
 from inlay.codecs.kmeans import assign
 from inlay.codecs.scalar import Quantised
-from inlay.errors import BadInput, Corrupt, Locked
+from inlay.errors import BadInput
 from inlay.indexes.attribute_columns import Columns
 from inlay.indexes.attribute_filter import Predicate
 from inlay.indexes.disk_ivf_build import centroids_of, write_lists
-from inlay.indexes.disk_ivf_file import REPAIR, Group, Part, PartWriter
-from inlay.indexes.disk_ivf_search import DiskReads, Held, Search
+from inlay.indexes.disk_ivf_file import Group, PartWriter
+from inlay.indexes.disk_ivf_folder import KIND, MANIFEST, ListsFolder, bits_of
+from inlay.indexes.disk_ivf_search import DiskReads, Search
 from inlay.indexes.flat import CODECS, checked_k, checked_mask, checked_rows
 from inlay.kernels.blocks import SIZE
 from inlay.kernels.dense import normalise, score
@@ -52,13 +52,12 @@ from inlay.types import Metric, Neighbours
 
 __all__ = ["DiskIVF"]
 
-MANIFEST, KIND, CENTROIDS = "index.inlay", "disk ivf index", "disk ivf centroids"
 ROWS_A_LIST = 64  # rows that k-means sees for each centroid
 ROWS_AT_ONCE = 1 << 14
 NOBODY, NONE = np.empty(0, dtype=bool), np.empty(0, dtype=np.uint8)
 
 
-class DiskIVF:
+class DiskIVF(ListsFolder):
     """An index in a folder; `create` makes one. Any number of threads may search at once.
 
     Args:
@@ -76,9 +75,9 @@ class DiskIVF:
             raise BadInput(f"checks must be first or always, got {checks!r}")
         if not hasattr(os, "preadv"):
             raise BadInput("lists on disk are read by preadv, which this system does not offer; take IVF, in memory")
-        self.path, self.checks, self.reads = Path(path), checks, DiskReads()
+        self.checks, self.reads = checks, DiskReads()
         self._own = threading.local()
-        self._read_manifest()
+        super().__init__(path)
 
     @classmethod
     def create(
@@ -126,63 +125,6 @@ class DiskIVF:
         sealed.write(folder / MANIFEST, {"dead": NONE}, facts)
         return cls(folder)
 
-    def _read_manifest(self) -> None:
-        if not self.path.is_dir():
-            raise BadInput(f"there is no index {self.path}; make it with DiskIVF.create")
-        while True:
-            arrays, facts = sealed.read(self.path / MANIFEST, KIND)
-            try:
-                self._take(arrays, facts)
-                return
-            except Corrupt:
-                # A writer may have replaced the files between the manifest and them.
-                if sealed.read(self.path / MANIFEST, KIND)[1] == facts:
-                    raise
-
-    def _take(self, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
-        """Become what a manifest describes."""
-        parts: list[Part] = []
-        try:
-            dead, rows = arrays["dead"], facts["rows"]
-            self.dim, self.metric, self.dtype = facts["dim"], facts["metric"], facts["dtype"]
-            self.probes, self.columns = facts["probes"], Columns(dict(facts["types"]), facts["labels"])
-            self._facts, self._order, self._depths = facts, facts["order"], facts["depths"]
-            self._codec = CODECS[self.dtype]
-            centroids = np.empty((0, self.dim), dtype=np.float16)
-            if facts["centroids"]:
-                centroids = sealed.read(self.path / facts["centroids"], CENTROIDS)[0]["centroids"]
-            if len(dead):
-                dead = _bits(dead, rows)
-            for name, digest in facts["parts"]:
-                parts.append(Part(self.path / name, digest))
-                if parts[-1].dim != self.dim or parts[-1].dtype != self.dtype or parts[-1].width != self.columns.width:
-                    raise KeyError(name)
-        except BadInput as error:  # a file that the manifest names is not there
-            raise Corrupt(f"{self.path} is damaged ({error}): {REPAIR}") from None
-        except (KeyError, TypeError, ValueError) as error:
-            raise Corrupt(f"{self.path} does not hold a disk ivf index ({error}): {REPAIR}") from None
-        except BaseException:
-            for part in parts:
-                part.close()
-            raise
-        self._held = Held(parts, centroids, dead, rows)  # files replaced are closed when no search reads them
-
-    @property
-    def _parts(self) -> list[Part]:
-        return self._held.parts
-
-    @property
-    def _centroids(self) -> np.ndarray:
-        return self._held.centroids
-
-    @property
-    def _dead(self) -> np.ndarray:
-        return self._held.dead
-
-    @property
-    def _rows(self) -> int:
-        return self._held.rows
-
     def __len__(self) -> int:
         return self._rows - int.from_bytes(self._dead.tobytes(), "little").bit_count()
 
@@ -214,11 +156,6 @@ class DiskIVF:
         for part in self._parts:
             sizes[part.lists] += part.counts
         return sizes
-
-    @property
-    def files(self) -> list[Path]:
-        """The files of lists: one after `rewrite`, and another for each `add` since."""
-        return [part.path for part in self._parts]
 
     # Writing ----------------------------------------------------------------------------------------------------------
 
@@ -293,7 +230,7 @@ class DiskIVF:
         if not len(ids):
             return
         with self._writing():
-            dead = _bits(self._dead, self._rows)
+            dead = bits_of(self._dead, self._rows)
             np.bitwise_or.at(dead, ids >> 3, (1 << (ids & 7)).astype(np.uint8))
             self._commit(dead=dead)
 
@@ -335,55 +272,6 @@ class DiskIVF:
         if not len(self._dead):
             return np.arange(len(ids))
         return np.flatnonzero((self._dead[ids >> 3] >> (ids & 7).astype(np.uint8)) & 1 == 0)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        import portalocker
-
-        with open(self.path / "writer.lock", "a+b") as lock:
-            try:
-                portalocker.lock(lock, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-            except portalocker.exceptions.LockException:
-                raise Locked(f"{self.path} is being written by another process; wait for it to finish") from None
-            _, facts = sealed.read(self.path / MANIFEST, KIND)
-            if facts["generation"] != self._facts["generation"]:
-                self._read_manifest()
-            self._sweep()
-            before = self._order
-            try:
-                yield
-            except BaseException:
-                self._order = before
-                self.columns = Columns(dict(self._facts["types"]), self._facts["labels"])
-                raise
-
-    def _sweep(self) -> None:
-        """Remove files that nobody names: left by a writer that was stopped, or replaced by a later one."""
-        named = {name for name, _ in self._facts["parts"]} | {self._facts["centroids"], MANIFEST}
-        for file in self.path.iterdir():
-            ours = file.suffix == ".lists" or file.name.startswith("centroids-") or file.name.endswith(".partial")
-            if ours and file.name not in named:
-                with suppress(OSError):
-                    file.unlink()
-
-    def _commit(
-        self, *, parts: list[list[str]] | None = None, rows: int | None = None, dead: np.ndarray | None = None,
-        centroids: np.ndarray | None = None, depths: list[list[int]] | None = None,
-    ) -> None:  # fmt: skip
-        """Write the manifest, which makes what was written before a part of the index; then read it."""
-        facts = dict(self._facts)
-        facts["generation"] += 1
-        if centroids is not None and not np.array_equal(centroids, self._centroids):
-            facts["centroids"] = f"centroids-{facts['generation']:08d}.inlay"
-            sealed.write(self.path / facts["centroids"], {"centroids": centroids}, {"kind": CENTROIDS})
-        facts["parts"] = facts["parts"] if parts is None else parts
-        facts["rows"] = facts["rows"] if rows is None else rows
-        facts["depths"] = facts["depths"] if depths is None else depths
-        facts["labels"] = {one.name: self.columns.labels(one.name) for one in self.columns if one.kind != "u"}
-        facts["order"] = self._order
-        sealed.write(self.path / MANIFEST, {"dead": self._dead if dead is None else dead}, facts)
-        self._read_manifest()
-        self._sweep()
 
     # Searching --------------------------------------------------------------------------------------------------------
 
@@ -492,21 +380,3 @@ class DiskIVF:
         """Have the system forget what it holds of the files, so that the next reads are the disk's (for measuring)."""
         for part in self._parts:
             part.drop_cache()
-
-    def close(self) -> None:
-        """Give the files back."""
-        for part in self._parts:
-            part.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-def _bits(dead: np.ndarray, rows: int) -> np.ndarray:
-    """A bit for each of so many ids, of a bitmap for fewer."""
-    bits = np.zeros(-(-rows // 8), dtype=np.uint8)
-    bits[: len(dead)] = dead
-    return bits

@@ -5,7 +5,7 @@ all that has been seen is encoded again, in batches, and scored exactly. What wa
 may be taken later.
 
 The graph is thinned so that hubs stay hubs: rows of the highest degree keep many links, others choose few, but may be
-given more by rows that come after them.
+given more by rows that come after them (`leann_build`; `leann_walk` is the search).
 
 Source: Wang, Li et al. 2025, "LEANN: A Low-Storage Vector Index" (arXiv 2506.08276). Departures: the graph has one
 level, for the rows of higher levels would have to be kept; links take 2 to 4 bytes (`PackedLinks`); and equal rows are
@@ -14,12 +14,8 @@ linked in a chain to the first of them.
 
 from __future__ import annotations
 
-import heapq
-import math
 import os
-from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +26,17 @@ from inlay.codecs.product import ProductQuantiser
 from inlay.errors import BadInput, Corrupt, SpaceMismatch
 from inlay.indexes.card import Card, found_setting
 from inlay.indexes.flat import checked_k
+from inlay.indexes.leann_build import LEAST_DEGREE, Thinned, coded, decoded, diverse, from_the_middle, shards
+from inlay.indexes.leann_walk import Walk, walked
 from inlay.indexes.packed_links import MOST, PackedLinks
 from inlay.indexes.recomputed import Recomputed
-from inlay.kernels import dense_graph as kernel
-from inlay.kernels.dense_graph import NONE, Graph
 from inlay.types import Encoder, Neighbours
 
 __all__ = ["Leann", "Walk"]
 
 KIND = "leann index"
-TEXTS_AT_ONCE = 4096  # encoded between two steps of the bar
-LEAST_PROMOTED = 4
-LEAST_DEGREE = 4
+AT_ONCE = 4096  # rows whose codes are made together
 CENTRES = 8  # bits of a code: 256 centres a part
-
-
-@dataclass
-class Walk:
-    """What one search cost: rows seen by their codes, rows encoded, rows that had been kept, calls to the encoder."""
-
-    seen: int = 0
-    encoded: int = 0
-    cached: int = 0
-    calls: int = 0
 
 
 class Leann:
@@ -148,44 +132,32 @@ class Leann:
         if len(texts) < least:
             raise BadInput(f"product codes are learnt from {least} rows or more, got {len(texts)}; use Flat for so few")
         self.rows = Recomputed(self.rows.encoder, texts)
-        codes, sample = self._coded(texts, progress)
+        seed = self.settings["seed"]
+        codes, sample = coded(self.rows, len(texts), sample=self.codec.sample, seed=seed, progress=progress)
         self.codec.fit(sample)
         # Kept in half precision, as few texts would not outweigh the centres; so they are used as they are kept.
         self.codec.centres = [part.astype(np.float16).astype(np.float32) for part in self.codec.centres]
         # The codes of the walk are a byte a number, as good a row as its product code needs.
         self._codes = np.concatenate(
-            [self.codec.encode(_decoded(codes[i : i + TEXTS_AT_ONCE], self._dim)) for i in range(0, len(codes), 4096)]
+            [self.codec.encode(decoded(codes[i : i + AT_ONCE], self._dim)) for i in range(0, len(codes), AT_ONCE)]
         )
-        order = self._order(codes)
+        order, n = from_the_middle(codes, self._dim, seed), len(texts)
         self._entry = int(order[0])
-        degree, n = self.settings["degree"], len(texts)
-        full = self._graph(codes, order, np.full(n, degree, np.int64))
-        degrees = (full.links != NONE).sum(axis=1)
-        hubs = np.argsort(-degrees, kind="stable")[: max(1, round(self.settings["hub_share"] * n))]
         text_bytes = sum(len(text.encode()) for text in texts)
-        limit = None if self.settings["budget"] is None else self.settings["budget"] * text_bytes
-        self._links = _links_of(full)
-        low = self.settings["low_degree"]
-        fixed = self._codes.nbytes + self.codec.codebook_nbytes // 2
-        thinned = limit is None or fixed + self._links.nbytes > limit
-        while thinned:
-            budgets = np.full(n, low, np.int64)
-            budgets[hubs] = degree
-            self._links = _links_of(self._graph(codes, order, budgets))
-            if limit is None or fixed + self._links.nbytes <= limit or low == LEAST_DEGREE:
-                break
-            low -= 1
-        within = limit is None or fixed + self._links.nbytes <= limit
+        room = None
+        if self.settings["budget"] is not None:
+            room = self.settings["budget"] * text_bytes - self._codes.nbytes - self.codec.codebook_nbytes // 2
+        self._links, low_degree, before = Thinned.of(codes, order, self.settings, room)
         wanted = round(self.settings["cached"] * n)
-        if limit is not None:
+        if room is not None:
             row = 2 * self._dim + 4
-            wanted = min(wanted, max(0, int((limit - fixed - self._links.nbytes) // row)))
+            wanted = min(wanted, max(0, int((room - self._links.nbytes) // row)))
         if wanted:
             self.rows.keep(np.argsort(-self._links.degrees.astype(np.int64), kind="stable")[:wanted])
         self.card.built(n, 0.0)
         self.card.facts = {
-            "text_bytes": text_bytes, "within_budget": bool(within), "low_degree": low if thinned else degree,
-            "mean_degree_before": float(degrees.mean()), "mean_degree": float(self._links.degrees.mean()),
+            "text_bytes": text_bytes, "within_budget": room is None or bool(self._links.nbytes <= room),
+            "low_degree": low_degree, "mean_degree_before": before, "mean_degree": float(self._links.degrees.mean()),
         }  # fmt: skip
         return self
 
@@ -220,7 +192,7 @@ class Leann:
         scores = np.full((1, k), -np.inf, dtype=np.float32)
         ids = np.full((1, k), -1, dtype=np.int64)
         if len(self):
-            best = self._walk(self.rows.query(query), max(ef, k), promote, batch, walk or Walk(), allow)[0][:k]
+            best = self._walk(self.rows.query(query), max(ef, k), promote, batch, walk, allow)[0][:k]
             for place, (score, row) in enumerate(best):
                 scores[0, place], ids[0, place] = score, row
         return Neighbours(scores, ids)
@@ -230,9 +202,7 @@ class Leann:
         k = checked_k(k)
         scores = np.full((1, k), -np.inf, dtype=np.float32)
         ids = np.full((1, k), -1, dtype=np.int64)
-        best = (
-            self._walk(np.asarray(row, np.float32), max(ef, k), None, None, Walk(), allow)[0][:k] if len(self) else []
-        )
+        best = self._walk(np.asarray(row, np.float32), max(ef, k), allow=allow)[0][:k] if len(self) else []
         for place, (score, found) in enumerate(best):
             scores[0, place], ids[0, place] = score, found
         return Neighbours(scores, ids)
@@ -247,10 +217,10 @@ class Leann:
         self.rows.texts = [*kept, *texts]
         for row in range(len(self), len(self) + len(texts)):
             vector = self.rows.fetch([row])[0]
-            _, found = self._walk(vector, self.settings["expansion_add"], None, None, Walk(), None)
+            _, found = self._walk(vector, self.settings["expansion_add"])
             self._codes = np.concatenate([self._codes, self.codec.encode(vector[None])])
             near = sorted(found.items(), key=lambda item: -float(vector @ item[1]))
-            self._links.change(row, _diverse(vector, near, self.settings["low_degree"]))
+            self._links.change(row, diverse(vector, near, self.settings["low_degree"]))
             for other in self._links.of(row).tolist():
                 self._link_back(other, row, found[other], vector)
 
@@ -299,7 +269,7 @@ class Leann:
         from inlay.indexes.flat import Flat
 
         flat = Flat(self._dim, metric="dot")
-        for ids in _shards(len(self), progress, "encoding"):
+        for ids in shards(len(self), progress):
             flat.add(self.rows.fetch(ids))
         allow = np.ones(len(self), dtype=bool)
         allow[list(self._dead)] = False
@@ -385,87 +355,18 @@ class Leann:
     def _dim(self) -> int:
         return self.rows.encoder.space.dim
 
-    def _coded(self, texts: Sequence[str], progress: bool) -> tuple[np.ndarray, np.ndarray]:
-        """All rows as codes of a byte a number, and some as they are, to learn product codes from."""
-        n = len(texts)
-        codes = kernel.aligned(n, kernel.width_of(self._dim))
-        random = np.random.default_rng(self.settings["seed"])
-        chosen = np.zeros(n, dtype=bool)
-        chosen[random.choice(n, min(n, self.codec.sample), replace=False)] = True
-        sample = []
-        for ids in _shards(n, progress, "encoding"):
-            rows = self.rows.fetch(ids)
-            kernel.code(rows, distances=False, out=codes[ids[0] : ids[-1] + 1])
-            sample.append(rows[chosen[ids[0] : ids[-1] + 1]])
-        return codes, np.concatenate(sample)
-
-    def _order(self, codes: np.ndarray) -> np.ndarray:
-        """An order of insertion: the row nearest to the mean, then the others as the seed has them."""
-        mean = _decoded(codes[:: max(1, len(codes) // 8192)], self._dim).mean(axis=0)
-        nearness = np.concatenate([_decoded(codes[i : i + 8192], self._dim) @ mean for i in range(0, len(codes), 8192)])
-        order = np.random.default_rng(self.settings["seed"]).permutation(len(codes))
-        middle = int(nearness.argmax())
-        return np.concatenate([[middle], order[order != middle]])
-
-    def _graph(self, codes: np.ndarray, order: np.ndarray, budgets: np.ndarray) -> Graph:
-        return kernel.flat_graph(
-            codes, order=order, expansion=self.settings["expansion_add"], budgets=budgets, most=self.settings["degree"]
-        )
-
     def _walk(
         self,
         query: np.ndarray,
         ef: int,
-        promote: float | None,
-        batch: int | None,
-        walk: Walk,
-        allow: np.ndarray | None,
+        promote: float | None = None,
+        batch: int | None = None,
+        walk: Walk | None = None,
+        allow: np.ndarray | None = None,
     ) -> tuple[list[tuple[float, int]], dict[int, np.ndarray]]:
-        """The rows found, best first, and all rows that were made on the way."""
         promote = self.settings["promote"] if promote is None else promote
         batch = self.settings["batch"] if batch is None else batch
-        rough = self.codec.scorer(query)
-        made: dict[int, np.ndarray] = {}
-        seen = {self._entry}
-        ahead: list[tuple[float, int]] = []  # exactly scored, not yet passed on from: a heap, nearest first
-        best: list[tuple[float, int]] = []  # exactly scored, the ef nearest that may be found: a heap, farthest first
-        queue: list[tuple[float, int]] = []  # all that was seen, in order of the codes' scores, nearest first
-
-        def score(rows: list[int]) -> None:
-            before = self.rows.encoded, self.rows.cached
-            vectors = self.rows.fetch(rows)
-            walk.encoded += self.rows.encoded - before[0]
-            walk.cached += self.rows.cached - before[1]
-            walk.calls += 1
-            for row, vector, near in zip(rows, vectors, (vectors @ query).tolist()):
-                made[row] = vector
-                heapq.heappush(ahead, (-near, row))
-                if row not in self._dead and (allow is None or allow[row]):
-                    heapq.heappush(best, (near, -row))
-                    if len(best) > ef:
-                        heapq.heappop(best)
-
-        score([self._entry])
-        while ahead:
-            wanted: dict[int, None] = {}
-            while ahead and len(wanted) < batch:
-                near, row = ahead[0]
-                if len(best) >= ef and -near < best[0][0]:
-                    break
-                heapq.heappop(ahead)
-                fresh = [other for other in self._links.of(row).tolist() if other not in seen]
-                if fresh:
-                    seen.update(fresh)
-                    for other, roughly in zip(fresh, rough(self._codes[fresh]).tolist()):
-                        insort(queue, (-roughly, other))
-                head = max(LEAST_PROMOTED, math.ceil(promote * len(queue)))
-                wanted.update((other, None) for _, other in queue[:head] if other not in made)
-            if not wanted:
-                break
-            score(list(wanted))
-        walk.seen += len(seen)
-        found = [(near, -row) for near, row in best]
-        return sorted(found, key=lambda item: (-item[0], item[1])), made
+        return walked(self, query, ef, promote=promote, batch=batch, walk=walk or Walk(), allow=allow)
 
     def _link_back(self, row: int, new: int, vector: np.ndarray, its: np.ndarray) -> None:
         """Give a row a link to a new one, and take the least useful away where it has too many."""
@@ -473,42 +374,5 @@ class Leann:
         if len(links) > self.settings["degree"]:
             vectors = {**dict(zip(links[:-1], self.rows.fetch(links[:-1]))), new: its}
             near = sorted(vectors.items(), key=lambda item: -float(vector @ item[1]))
-            links = _diverse(vector, near, self.settings["degree"]).tolist()
+            links = diverse(vector, near, self.settings["degree"]).tolist()
         self._links.change(row, np.array(links))
-
-
-def _diverse(vector: np.ndarray, near: Sequence[tuple[int, np.ndarray]], count: int) -> np.ndarray:
-    """Of rows by nearness, those to link to: none that is nearer to one before it than to the row itself."""
-    rows: list[int] = []
-    chosen: list[np.ndarray] = []
-    for row, candidate in near:
-        if len(rows) == count:
-            break
-        distance = float(((candidate - vector) ** 2).sum())
-        if all(float(((candidate - other) ** 2).sum()) >= distance for other in chosen):
-            rows.append(row)
-            chosen.append(candidate)
-    return np.array(rows, dtype=np.int64)
-
-
-def _links_of(graph: Graph) -> PackedLinks:
-    links = [row[row != NONE].astype(np.int64) for row in graph.links]
-    for row in np.flatnonzero(graph.twins != NONE).tolist():
-        other = int(graph.twins[row])
-        links[row], links[other] = np.append(links[row], other), np.append(links[other], row)
-    return PackedLinks(links)
-
-
-def _decoded(codes: np.ndarray, dim: int) -> np.ndarray:
-    steps = np.ascontiguousarray(codes).view(np.float32)[:, -2]
-    return codes[:, :dim].astype(np.float32) * steps[:, None]
-
-
-def _shards(n: int, progress: bool, what: str) -> Any:
-    from tqdm import tqdm
-
-    with tqdm(total=n, unit=" texts", desc=what, disable=not progress, leave=False) as bar:
-        for first in range(0, n, TEXTS_AT_ONCE):
-            ids = list(range(first, min(first + TEXTS_AT_ONCE, n)))
-            yield ids
-            bar.update(len(ids))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from inlay.kernels.dense_graph_numba import _ENDLESS, _beam, _descend, _key, _nearest, _passes, _take, _twin
+from inlay.kernels.dense_graph_numba import _ENDLESS, _beam, _descend, _nearest, _passes, _twin
+from inlay.kernels.dense_graph_scores_numba import _key, _take
 from inlay.kernels.sparse_graph_numba import _epoch, _linked, _row, _sort
 
 __all__ = ["insert", "walk"]

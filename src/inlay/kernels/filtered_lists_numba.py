@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
-from inlay.kernels.dense_graph_numba import _key, _request
+from inlay.kernels.dense_graph_scores_numba import _key, _request
 from inlay.kernels.postings_numba import _offer
 from inlay.kernels.sparse_graph_numba import _pop, _push, _row, _sort
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from inlay.kernels.dense_graph_numba import _key, _request, _score, _take
+from inlay.kernels.dense_graph_scores_numba import _key, _request, _score, _take
 from inlay.kernels.postings_numba import _offer
 from inlay.kernels.seismic_numba import _float
 from inlay.kernels.sparse_graph_numba import _epoch, _pop, _push, _row, _sort

@@ -7,10 +7,7 @@
     kv[3], kv[10:20]                  (key, row) by position
     kv.most_similar(["king", "woman"], ["man"], k=10)
 
-Nothing is read before it is asked for. A search over all rows is exact: it scans the rows (or the high halves of their
-int8 sketch) once, takes more candidates than it needs, and scores those from the rows themselves; the error of the
-sketch is known from the day it was written, so a search knows which rows could be among the best, and leaves out no
-other.
+Nothing is read before it is asked for. A search over all rows is exact (`exact_search` says how).
 
 Source: "Magnitude: A Fast, Efficient Universal Vector Embedding Utility Package" (arXiv 1810.11190).
 """
@@ -18,7 +15,6 @@ Source: "Magnitude: A Fast, Efficient Universal Vector Embedding Utility Package
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -28,13 +24,11 @@ import numpy as np
 
 from inlay.errors import BadInput
 from inlay.indexes.flat import checked_k
-from inlay.kernels import compiled
-from inlay.kernels.dense import nearest, normalise, score
-from inlay.kernels.halves import Halves, contenders
-from inlay.kernels.sketch import candidates
+from inlay.kernels.dense import normalise
 from inlay.kernels.topk import top_k
 from inlay.words import formats
 from inlay.words.batches import Store
+from inlay.words.exact_search import ExactSearch
 from inlay.words.key_index import KeyIndex
 from inlay.words.neighbour_graph import NeighbourGraph
 from inlay.words.out_of_vocabulary import Rules, similar_rows, unknown_vector
@@ -44,10 +38,8 @@ from inlay.words.subword import Subword
 
 __all__ = ["KeyedVectors"]
 
-# Float32 sums of products of unit vectors may be off by this much, whatever their order.
-ROUNDING = 2e-5
 BULK = 32  # keys from which a query goes past the cache of single rows
-AT_ONCE = 4096  # rows read together by iteration, and scored together
+AT_ONCE = 4096  # rows read together by iteration
 SMALL = 1e-6  # keeps 3CosMul finite
 
 
@@ -88,7 +80,7 @@ class KeyedVectors(Store):
         self.subword = Subword(file) if "gram_numbers" in file else None
         self._one = lru_cache(maxsize=cache if isinstance(cache, int) else None)(self._read_one)
         self._places: dict[str, int] | None = None
-        self._work = 0
+        self._search = ExactSearch(file)
         self._graph: NeighbourGraph | None = None
         if cache == "all":
             self._read_all()
@@ -315,7 +307,9 @@ class KeyedVectors(Store):
             ids, values = best.ids[0], best.scores[0].astype(np.float64)
         elif method == "add":
             query = normalise(np.concatenate([plus, -minus]).mean(axis=0, keepdims=True))
-            ids, values = self._nearest(query, wanted) if effort is None else self._by_graph(query, wanted, effort)
+            ids, values = (
+                self._search.nearest(query, wanted) if effort is None else self._by_graph(query, wanted, effort)
+            )
         else:
             raise BadInput(f"method is 'add' or 'mul', got {method!r}")
         return self._told(ids, values, asked, k)
@@ -357,71 +351,14 @@ class KeyedVectors(Store):
                 told.append((key, value))
         return told[:k]
 
-    def _scanned(self) -> tuple[np.ndarray, np.ndarray | None, float]:
-        """What a search without halves scans, and by how much a score found there can be off."""
-        if "sketch" in self.file:  # format 1
-            error = float(self.file.about["sketch_error"])
-            return self.file.whole("sketch"), self.file.whole("sketch_scales"), error + ROUNDING
-        scales = self.file.whole("scales") if "scales" in self.file else None
-        return self.file.whole("rows"), scales, ROUNDING
-
-    def _nearest(self, query: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest rows of one unit query, exactly, and their scores, float64; equal scores in file order."""
-        if "sketch_high" in self.file:
-            halves = self._halves()
-            self._warm(len(halves) * halves.width)
-            ids, scores = self._scored(query, contenders(query, halves, wanted, ROUNDING))
-            return ids[:wanted], scores[:wanted]
-        rows, scales, off = self._scanned()
-        self._warm(rows.size)
-        depth = min(len(rows), 2 * wanted + 32)
-        wide = np.pad(query, ((0, 0), (0, rows.shape[1] - query.shape[1])))  # a sketch may have columns of zeros
-        while True:
-            rounding = 0.0
-            if scales is None:
-                found = nearest(wide, rows, depth)
-            else:
-                found, rounding = candidates(wide, rows, scales, depth)
-            ids, scores = self._scored(query, found.ids[0])
-            # No row left out scores more than the last candidate's rough score and the error it can have.
-            if depth == len(rows) or scores[wanted - 1] > float(found.scores[0, -1]) + off + rounding:
-                return ids[:wanted], scores[:wanted]
-            depth = min(len(rows), 4 * depth)
-
-    def _halves(self) -> Halves:
-        whole = self.file.whole
-        high, low, scales, rests = (whole(f"sketch_{name}") for name in ("high", "low", "scales", "rests"))
-        return Halves(high, low, scales, rests, self.file.dim, float(self.file.about["sketch_steps_off"]))
-
-    def _warm(self, work: int) -> None:
-        """Load the compiled kernels once all searches so far were worth it: one by one they may never be."""
-        self._work += work
-        if compiled(self._work) and "numba" not in sys.modules:
-            import numba  # noqa: F401 - from here on, `compiled` says yes
-
-    def _scored(self, query: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows in order of their exact scores."""
-        ids, scores = np.sort(ids[ids >= 0]), np.empty(np.count_nonzero(ids >= 0))
-        for start in range(0, len(ids), AT_ONCE):
-            some = self.file.unit_rows(ids[start : start + AT_ONCE]).astype(np.float64)
-            # Summed row by row, not by BLAS: there, equal rows can get scores that differ in the last bit.
-            scores[start : start + len(some)] = (some * query[0]).sum(axis=1)
-        order = np.argsort(-scores, kind="stable")
-        return ids[order], scores[order]
-
-    def _all_scores(self, queries: np.ndarray) -> np.ndarray:
-        """Cosines of unit queries with every row, float32 [q, n]."""
-        scales = self.file.whole("scales") if "scales" in self.file else None
-        return score(queries, self.file.whole("rows"), scales=scales)
-
     def _multiplied(self, plus: np.ndarray, minus: np.ndarray) -> np.ndarray:
-        cosines = (1 + self._all_scores(np.concatenate([plus, minus]))) / 2
+        cosines = (1 + self._search.cosines(np.concatenate([plus, minus]))) / 2
         return cosines[: len(plus)].prod(axis=0) / (cosines[len(plus) :].prod(axis=0) + np.float32(SMALL))
 
     def closer_than(self, key: Any, other: Any) -> list[str]:
         """Keys nearer to `key` than `other` is, nearest first."""
         query = self._one(*_typed(key))[0][None]
-        scores = self._all_scores(query)[0]
+        scores = self._search.cosines(query)[0]
         row = self.row_of(other) if isinstance(other, str) else -1
         bound = scores[row] if row >= 0 else np.float32(self._one(*_typed(other))[0] @ query[0])
         rows = np.flatnonzero(scores > bound)
@@ -437,7 +374,7 @@ class KeyedVectors(Store):
     def _by_graph(self, query: np.ndarray, wanted: int, effort: float) -> tuple[np.ndarray, np.ndarray]:
         if self._graph is None:
             self._graph = NeighbourGraph.load(self.file)
-        ids, scores = self._scored(query, self._graph.near(query, wanted, effort))
+        ids, scores = self._search.scored(query, self._graph.near(query, wanted, effort))
         return ids[:wanted], scores[:wanted]
 
     def close(self) -> None:

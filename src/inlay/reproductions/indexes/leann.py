@@ -153,7 +153,8 @@ def _ablation(box: Any, texts: list[str], seed: int) -> dict[str, float]:
     """Rows encoded at recall@3 = 0.9, for each way of searching and of thinning."""
     from inlay.indexes.flat import Flat
     from inlay.indexes.ivf import IVF
-    from inlay.indexes.leann import Leann, _links_of
+    from inlay.indexes.leann import Leann
+    from inlay.indexes.leann_build import coded, from_the_middle, grown, links_of
     from inlay.indexes.packed_links import PackedLinks
 
     kept, asked = texts[:-ASKED], texts[-ASKED:]
@@ -172,17 +173,17 @@ def _ablation(box: Any, texts: list[str], seed: int) -> dict[str, float]:
         [links[random.random(len(links)) < share] for links in map(whole._links.of, range(len(kept)))]
     )
     small = copy.copy(whole)
-    codes, _ = whole._coded(kept, False)
-    order = whole._order(codes)
+    codes, _ = coded(whole.rows, len(kept), sample=whole.codec.sample, seed=seed, progress=False)
+    order = from_the_middle(codes, box.space.dim, seed)
     low, high = 4, 24  # the least degree at which a graph built small has as many links as the thinned one
     while low < high:
         degree = (low + high) // 2
         small.settings = {**whole.settings, "degree": degree}
-        small._links = _links_of(small._graph(codes, order, np.full(len(kept), degree, np.int64)))
+        small._links = links_of(grown(codes, order, np.full(len(kept), degree, np.int64), small.settings))
         low, high = (low, degree) if small._links.degrees.mean() >= found["degree"] else (degree + 1, high)
     if small.settings["degree"] != low:
         small.settings = {**whole.settings, "degree": low}
-        small._links = _links_of(small._graph(codes, order, np.full(len(kept), low, np.int64)))
+        small._links = links_of(grown(codes, order, np.full(len(kept), low, np.int64), small.settings))
     found["degree small"] = float(small._links.degrees.mean())
     for name, index, promote, batch in (
         ("naive", thinned, 1.0, 1), ("two-level", thinned, 0.15, 1), ("batched", thinned, 0.15, 32),
