@@ -212,7 +212,7 @@ def test_the_boxed_model_reads_token_by_token(tmp_path: Path) -> None:
         c.add([{"id": "sea", "text": "Waves break on the shore."}, {"id": "tax", "text": "Pay your taxes in April."}])
     with inlay.open(tmp_path / "late.inlay") as c:
         assert ids(c.search("ocean surf", mode="dense"))[0] == "sea"
-        assert ids(c.search("money owed to the state"))[0] == "tax"
+        assert ids(c.search("what do I owe the government"))[0] == "tax"
 
 
 BROKEN: list[Any] = [

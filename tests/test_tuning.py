@@ -15,8 +15,10 @@ from inlay.evaluation.frontier import Point, frontier, recommend, share_kept
 from inlay.evaluation.measures import Estimate
 from inlay.evaluation.tuning import tune
 from inlay.evaluation.tuning_figure import draw_tuning
-from inlay.evaluation.tuning_grid import Configuration, Shelf, grid
+from inlay.evaluation.tuning_grid import grid
 from inlay.evaluation.tuning_task import Task, TunedSpace
+from inlay.indexes.configuration import Configuration
+from inlay.indexes.shelf import Shelf
 
 
 def rows_of(n: int, dim: int = 32, seed: int = 0) -> np.ndarray:

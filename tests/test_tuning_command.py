@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from click.testing import CliRunner
 
 import inlay
 from inlay.cli.tune import command
+from inlay.collection import arrangement
 from inlay.errors import BadInput
 from inlay.evaluation.pseudo_queries import pseudo_queries
 from inlay.evaluation.tuning_sample import Question, read_questions, sample_collection
+from inlay.indexes.configuration import Configuration
 
 
 def test_pseudo_queries_take_titles_or_rare_words():
@@ -146,3 +149,73 @@ def test_a_path_that_is_not_there_is_not_taken_for_the_index_round_it(notes, tmp
         assert "not indexed" in str(result.exception)
     finally:
         index.rename(notes)
+
+
+@pytest.fixture
+def own(notes, tmp_path):
+    """A copy that may be written to."""
+    return shutil.copytree(notes, tmp_path / "own.inlay")
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_what_is_applied_delivers_what_was_promised(own, tmp_path, judged):
+    questions = tmp_path / "q.jsonl"
+    words = "river engine planet violin harbour enzyme treaty glacier".split()
+    lines = [{"query": f"{word} number", "relevant": [f"d{i}"] if judged else []} for i, word in enumerate(words)]
+    questions.write_text("\n".join(map(json.dumps, lines)))
+    result = run(own, "--queries", questions, "--floor", 0.9, "--apply", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    promised, delivered = found["recommendation"], found["delivered"]
+    assert delivered["quality"] == pytest.approx(promised["quality"], abs=1e-4)
+    assert promised["bytes"] <= delivered["nbytes"] < delivered["before_nbytes"] + 4096
+    assert delivered["ms"] > 0
+    with inlay.open(own) as opened:
+        assert opened.info()["spaces"]["dense"]["arranged"][0]["codec"] == promised["codec"]
+        assert opened.verify() == []
+    again = run(own, "--apply")
+    assert again.exit_code == 0, again.output
+    assert "promised" in again.output
+
+
+def test_a_sample_promises_for_all(own):
+    result = run(own, "--rows", 30, "--sample", 10, "--apply")
+    assert result.exit_code == 0, result.output
+    assert "delivered" in result.output
+    with inlay.open(own, mode="r") as opened:
+        assert opened.info()["spaces"]["dense"]["rows"] == 60
+
+
+def test_nothing_is_applied_that_breaks_a_bound(own):
+    before = everything(own)
+    result = run(own, "--budget", "10B", "--apply")
+    assert result.exit_code == 1
+    assert "nothing was changed" in result.output
+    assert everything(own) == before
+
+
+def test_an_unfinished_job_goes_on_or_is_given_up(own):
+    for more in ("--abandon", "--apply"):
+        with inlay.open(own) as opened, opened._mutex, opened._writing():
+            arrangement.begin(opened, Configuration("", "int8"), "")
+        result = run(own, more, "--json")
+        assert result.exit_code == 0, result.output
+        with inlay.open(own, mode="r") as opened:
+            assert opened.arrangement is None
+            assert bool(opened.info()["spaces"]["dense"]["arranged"]) == (more == "--apply")
+    assert "nothing to give up" in run(own, "--abandon").output
+    assert run(own, "--abandon", "--apply").exit_code != 0
+    assert run(own.parent / "none.inlay", "--apply").exit_code != 0
+    assert not (own.parent / "none.inlay").exists()
+
+
+def test_another_encoder_is_applied(own):
+    judged = own.parent / "q.jsonl"
+    judged.write_text(json.dumps({"query": "river number", "relevant": ["d0"]}))
+    result = run(own, "--queries", judged, "--encoder", "numen?dim=128", "--apply", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["delivered"]["quality"] == pytest.approx(found["recommendation"]["quality"], abs=1e-4)
+    with inlay.open(own) as opened:
+        assert opened.info()["spaces"]["dense"]["dim"] == 128
+        assert opened.search("river number", mode="dense")

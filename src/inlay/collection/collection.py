@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from inlay.collection import retrieval
+from inlay.collection.arranged_rows import configuration_of, is_arranged
 from inlay.collection.brought import Brought
 from inlay.collection.compaction import compact
 from inlay.collection.handle import Handle
@@ -25,6 +26,9 @@ from inlay.collection.snapshot import DENSE, LEXICAL, StoredSpace, embeddable
 from inlay.collection.writer import Failure, Report
 from inlay.errors import BadInput, InlayError
 from inlay.types import Document, Encoder, Hit, SpaceMap
+
+if TYPE_CHECKING:
+    from inlay.indexes.configuration import Configuration
 
 __all__ = ["Collection", "open"]
 
@@ -264,7 +268,7 @@ class Collection(Handle):
                 raise BadInput(
                     f"{self.path} has no dense rows to export: its vectors are sparse, or several a passage, or none"
                 )
-            chunks, rows = retrieval.dense_view(self, self._snapshot).vectors()
+            chunks, rows = self._dense_rows()
             passages = self._snapshot.passages(chunks)
             return [(passages[c].id, passages[c].number) for c in chunks.tolist()], rows
 
@@ -353,6 +357,72 @@ class Collection(Handle):
             sweep(self.path / "segments", {row[0] for row in self._catalog.all("SELECT segment FROM segments")})
         return {"before": int(before), "after": kept.nbytes}
 
+    def arrange(
+        self, configuration: Configuration | None = None, *, encoder: str = "", progress: bool = False,
+        background: bool = False,
+    ) -> dict[str, int]:  # fmt: skip
+        """Keep and search the dense rows as a configuration says, for instance one that `inlay tune` recommends.
+
+        The old rows answer until the new ones are ready; a job that was interrupted goes on when this is called again.
+        What is added later has rows as before, until the collection is arranged again.
+
+        Args:
+            configuration: how rows are kept and searched; None goes on with the job that was begun.
+            encoder: name of another encoder to take the place of the collection's; every passage is encoded again.
+            progress: show a progress bar.
+            background: do it in a thread that ends with `close()`; returns at once.
+
+        Returns:
+            Bytes of the dense space before and after (nothing with `background`).
+
+        Raises:
+            BadInput: the rows do not allow it, or cannot be made again; nothing is changed.
+        """
+        from inlay.collection import arrangement
+
+        with self._mutex, self._writing():
+            if configuration is not None:
+                arrangement.begin(self, configuration, encoder)
+        if not background:
+            return arrangement.finish(self, progress=progress)
+        if self._background is None or not self._background.is_alive():
+            self._stop.clear()
+            self._background = threading.Thread(target=arrangement.finish, args=(self,), daemon=True)
+            self._background.start()
+        return {}
+
+    @property
+    def arrangement(self) -> dict[str, Any] | None:
+        """The job of `arrange` that was begun and is not done: its configuration and encoder; None if there is none."""
+        from inlay.collection.arrangement import unfinished
+
+        with self._mutex:
+            return unfinished(self)
+
+    def abandon(self) -> bool:
+        """Give up an unfinished `arrange`; the collection stays as it is. Returns whether there was one."""
+        from inlay.collection.arrangement import abandon
+
+        with self._mutex, self._writing():
+            return abandon(self)
+
+    def passages_with_vectors(self) -> np.ndarray:
+        """Numbers of the passages that have a dense row, int64, ascending."""
+        with self._mutex:
+            found: np.ndarray = self._snapshot.view(DENSE).covered()
+        return found
+
+    def nearest_passages(self, vector: np.ndarray, k: int) -> np.ndarray:
+        """Numbers of the passages nearest to a dense vector [dim] of the collection's space, best first, int64."""
+        with self._mutex:
+            found: np.ndarray = retrieval.dense_view(self, self._snapshot).search(vector, k)[0]
+        return found
+
+    def _dense_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Chunks that have a dense row and are alive, ascending, and their rows as kept or made again."""
+        found: tuple[np.ndarray, np.ndarray] = retrieval.dense_view(self, self._snapshot).vectors()
+        return found
+
     def compact(self) -> int:
         """Merge the segments of each space into one and drop deleted rows. Returns how many were replaced."""
         with self._mutex, self._writing():
@@ -378,6 +448,7 @@ class Collection(Handle):
                     "segments": len(segments),
                     "bytes": sum(segment.pack.nbytes for segment in segments),
                     "pending": snapshot.pending(name),
+                    "arranged": [configuration_of(s.pack) for s in segments if is_arranged(s.pack)],
                 }
             return {
                 "path": str(self.path),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from inlay.collection.arranged_rows import is_arranged
 from inlay.collection.catalog import Catalog
 from inlay.collection.merge import merge
 from inlay.collection.segment import Segment, store, sweep
@@ -53,7 +54,8 @@ def _pass(catalog: Catalog, folder: Path, everything: bool) -> int:
             if everything:
                 raise snapshot.broken[name]
             continue
-        segments = [segment for segment in segments if not is_thin(segment.pack)]  # those have no rows to merge
+        # Those have no plain rows to merge.
+        segments = [one for one in segments if not (is_thin(one.pack) or is_arranged(one.pack))]
         alive = [_alive(segment, snapshot.tombstones) for segment in segments]
         groups = [list(range(len(segments)))] if everything else _groups(segments, alive)
         for group in groups:

@@ -9,11 +9,11 @@ import numpy as np
 
 from inlay.collection.brought import one
 from inlay.collection.compaction import compact
+from inlay.collection.dense_view import DenseView
 from inlay.collection.pending import keep
 from inlay.collection.rows import encoded, rows_of, unit
 from inlay.collection.segment import in_memory
 from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, embeddable
-from inlay.collection.views import DenseView
 from inlay.errors import BadInput, Locked
 from inlay.search.fusion import Found, Fused, fuse, union, weight_of
 from inlay.types import Hit

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from inlay.collection.catalog import Catalog
+from inlay.collection.dense_view import DenseView
 from inlay.collection.filters import compile_filter
 from inlay.collection.multi_view import MultiView
 from inlay.collection.segment import Segment
-from inlay.collection.views import DenseView, LexicalView, SparseView
+from inlay.collection.views import LexicalView, SparseView
 from inlay.errors import Corrupt
 from inlay.types import Document, Space
 

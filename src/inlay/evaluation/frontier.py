@@ -26,7 +26,7 @@ import numpy as np
 from inlay.errors import BadInput
 from inlay.evaluation.bootstrap import bootstrap_statistic
 from inlay.evaluation.measures import Estimate
-from inlay.evaluation.tuning_grid import Configuration
+from inlay.indexes.configuration import Configuration
 
 __all__ = ["Point", "Recommendation", "frontier", "recommend", "share_kept"]
 

@@ -26,8 +26,10 @@ import numpy as np
 from inlay.errors import BadInput
 from inlay.evaluation.bootstrap import weights_of_resamples
 from inlay.evaluation.frontier import BLUR, SLOWER, Point, Recommendation, frontier, recommend, share_kept
-from inlay.evaluation.tuning_grid import Configuration, Made, Shelf, grid
+from inlay.evaluation.tuning_grid import grid
 from inlay.evaluation.tuning_task import Task
+from inlay.indexes.configuration import Configuration
+from inlay.indexes.shelf import Made, Shelf
 
 __all__ = ["Round", "Tuning", "tune"]
 

@@ -109,6 +109,8 @@ def sample_collection(
         snapshot = collection._snapshot
         stored = snapshot.spaces.get(DENSE)
         own = stored is not None and stored.space.kind == "dense" and not snapshot.view(DENSE).thin
+        coded = own and snapshot.view(DENSE).arranged and not encoders
+        again = coded and collection._document_encoder() is not None  # of codes, nothing finer can be learnt
         if not encoders and not own:
             raise BadInput(f"{collection.path} keeps no dense rows; name an encoder to make some with --encoder")
         pairs = collection._catalog.all("SELECT chunk, id FROM chunks JOIN documents USING(doc) ORDER BY chunk")
@@ -126,9 +128,11 @@ def sample_collection(
         needed = np.array([c for c in covered.tolist() if names[c] in wanted], dtype=np.int64)
         others = random.permutation(np.setdiff1d(covered, needed))
         chunks = np.sort(np.concatenate([needed, others[: max(0, rows - len(needed))]]))
-        passages: dict[int, Any] = snapshot.passages(chunks.tolist()) if encoders or asked is None else {}
+        passages: dict[int, Any] = snapshot.passages(chunks.tolist()) if encoders or asked is None or again else {}
         texts = [embeddable(p.metadata, p.heading, p.text) for p in map(passages.get, chunks.tolist()) if p]
-        kept = snapshot.view(DENSE).rows(chunks) if own and not encoders else None
+        kept = snapshot.view(DENSE).rows(chunks) if own and not encoders and not again else None
+        if coded and not again:
+            remarks.append("The rows are kept as codes, and what is lost already is not counted.")
         maker = collection._dense_encoder() if not encoders else None
         metric = stored.space.metric if stored is not None and not encoders else "cosine"
     place: np.ndarray | None = None

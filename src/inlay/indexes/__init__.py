@@ -15,7 +15,7 @@
 - `Seismic`: sparse rows, approximate, by blocks of lists and their summaries.
 - `SparseGraph`: sparse rows, approximate, by a graph.
 - `MultiVector`: bags of token vectors, candidates by `MuveraFDE`, re-ranked by exact MaxSim.
-- `Coded`: codes of any codec, scanned as they are.
+- `Coded`: codes of any codec, scanned as they are. `Arranged`: rows kept and searched as a `Configuration` says.
 - `IVF`: dense rows in lists by nearest centre; `ESPN`: re-ranks what it finds by token vectors that are read from a
   `SlotFile` on disk while the lists are still scanned.
 """
@@ -28,11 +28,13 @@ from inlay.faces import lazy
 
 if TYPE_CHECKING:
     from inlay.indexes.acorn import Acorn
+    from inlay.indexes.arranged import Arranged
     from inlay.indexes.attributes import Attributes
     from inlay.indexes.binary import Binary
     from inlay.indexes.cobweb import Cobweb, Concept
     from inlay.indexes.coded import Coded
     from inlay.indexes.concept_path import draw_path
+    from inlay.indexes.configuration import Configuration
     from inlay.indexes.dense_graph import DenseGraph
     from inlay.indexes.disk_ivf import DiskIVF
     from inlay.indexes.disk_ivf_search import DiskReads
@@ -57,11 +59,13 @@ __all__ = [
     "HNSW",
     "IVF",
     "Acorn",
+    "Arranged",
     "Attributes",
     "Binary",
     "Cobweb",
     "Coded",
     "Concept",
+    "Configuration",
     "DenseGraph",
     "DiskIVF",
     "DiskReads",
@@ -86,11 +90,13 @@ __all__ = [
 
 _HOMES = {
     "Acorn": "acorn",
+    "Arranged": "arranged",
     "Attributes": "attributes",
     "Binary": "binary",
     "Cobweb": "cobweb",
     "Coded": "coded",
     "Concept": "cobweb",
+    "Configuration": "configuration",
     "DenseGraph": "dense_graph",
     "DiskIVF": "disk_ivf",
     "DiskReads": "disk_ivf_search",

@@ -11,7 +11,7 @@ So MUVERA keeps its encodings: 5,120 numbers in 640 bytes with 256 centres every
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -96,6 +96,14 @@ class Coded:
         fixed = int(getattr(self.codec, "fixed_nbytes", getattr(self.codec, "codebook_nbytes", 0)))
         return self._count * (self.codec.nbytes(self.dim) + extra) + fixed
 
+    def decoded(self, ids: np.ndarray) -> np.ndarray:
+        """Rows of ids as their codes have them, float32 [n, dim]; for cosines, at the codec's length or at length 1."""
+        codes = self.rows[ids]
+        if not self._own_scales():
+            return np.asarray(self.codec.decode(codes), dtype=np.float32)
+        assert self._factors is not None
+        return np.asarray(self.codec.decode(Quantised(codes, self._factors[ids])), dtype=np.float32)
+
     def add(self, vectors: np.ndarray) -> None:
         """Append rows [n, dim]; ids are positions in order of addition."""
         vectors = checked_rows(vectors, self.dim)
@@ -139,7 +147,7 @@ class Coded:
             k: how many; where fewer rows are allowed, the rest is id -1 with score -inf.
             allow: bool [n], the rows that may be returned. The others are not read where codes lie row by row.
         """
-        queries, k = checked_rows(queries, self.dim, what="query"), checked_k(k)
+        queries, k = self._asked(queries), checked_k(k)
         allow = checked_mask(allow, self._count)
         allow = None if allow is None or allow.all() else allow
         if self._bits:
@@ -158,6 +166,13 @@ class Coded:
             lengths = np.array([self._length(query) for query in queries], dtype=np.float32)
             found = Neighbours(found.scores / np.where(lengths > 0, lengths, 1)[:, None], found.ids)
         return found
+
+    def _asked(self, queries: np.ndarray) -> np.ndarray:
+        """Queries as checked rows: after a scan nothing is in the caches, and all checks together are a tenth of it."""
+        single = isinstance(queries, np.ndarray) and queries.dtype == np.float32 and queries.shape == (1, self.dim)
+        if single and np.isfinite(np.dot(queries[0], queries[0])):  # then every number is
+            return queries
+        return checked_rows(queries, self.dim, what="query")
 
     def _scanned(self, views: list[Any], k: int, factors: np.ndarray | None, allow: np.ndarray | None) -> Neighbours:
         ids = None if allow is None else np.flatnonzero(allow)
@@ -259,21 +274,20 @@ class Coded:
         each = bit_planes.LANES if self._bits else fast_scan.ROWS if self._blocked() else 1
         return len(self._store) * each
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write codes and codec to one file."""
-        rows = self.rows
-        arrays = {"rows": rows} | {f"codec.{name}": array for name, array in self.codec.arrays().items()}
-        if self._factors is not None:
-            arrays["factors"] = self._factors[: self._count]
-        facts = {"kind": KIND, "codec": codec_facts(self.codec), "dim": self.dim, "metric": self.metric}
-        sealed.write(Path(path), arrays, facts)
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Codes, factors and what the codec learnt, by name; with `facts` all there is."""
+        found = {"rows": self.rows} | {f"codec.{name}": array for name, array in self.codec.arrays().items()}
+        return found if self._factors is None else found | {"factors": self._factors[: self._count]}
+
+    def facts(self) -> dict[str, Any]:
+        """What JSON can hold of the rest."""
+        return {"codec": codec_facts(self.codec), "dim": self.dim, "metric": self.metric}
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Coded:
-        """Read what `save` wrote."""
-        arrays, facts = sealed.read(Path(path), KIND)
+    def restored(cls, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> Coded:
+        """Of what `arrays` and `facts` gave; BadInput where they do not fit each other."""
         try:
-            codec = codec_of(facts["codec"], arrays)
+            codec = codec_of(facts["codec"], dict(arrays))
             dim = None if getattr(codec, "dim", 0) else facts["dim"]
             index = cls(codec, dim=dim, metric=facts["metric"])
             rows, factors = arrays["rows"], arrays.get("factors")
@@ -283,5 +297,18 @@ class Coded:
             index.add_codes(rows)
             index._factors = None if keep is None else np.array(factors, dtype=np.float32)
         except (BadInput, Corrupt, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Corrupt(f"{path} does not hold a coded index ({error}); build and save it again") from None
+            raise BadInput(f"this is no coded index ({error}); build it again") from None
         return index
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write codes and codec to one file."""
+        sealed.write(Path(path), self.arrays(), {"kind": KIND, **self.facts()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Coded:
+        """Read what `save` wrote."""
+        arrays, facts = sealed.read(Path(path), KIND)
+        try:
+            return cls.restored(arrays, facts)
+        except BadInput as error:
+            raise Corrupt(f"{path} does not hold a coded index ({error})") from None

@@ -127,6 +127,12 @@ class GraphRows:
         lists = 0 if self.lists is None else self.lists.nbytes
         return {"rows": rows, "codes": codes, "graph": sum(one.nbytes for one in arrays.values()), "lists": lists}
 
+    def decoded(self, ids: np.ndarray) -> np.ndarray:
+        """Rows of ids as they are kept, float32 [n, dim]; for cosines, at length 1."""
+        if self.dtype != "int8":
+            return self._rows[ids].astype(np.float32)
+        return self._graph.codes[ids, : self.dim] * self._graph.facts[ids, -2:-1]
+
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays as far as they are in use, by name: rows, codes, the graph, and lists where they were made."""
         lists = {} if self.lists is None else self.lists.arrays()
