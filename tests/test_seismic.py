@@ -134,6 +134,47 @@ def test_both_forms_agree_bit_for_bit(rng, pruning, values):
     assert work == work_fast
 
 
+def test_a_batch_beyond_the_epochs_of_the_stamps_gives_what_single_queries_give(rng):
+    """Rows met are stamped with a byte's epoch: after 255 queries it starts again."""
+    dense = topical(rng, n=300)
+    queries = Sparse.from_dense(dense[rng.integers(len(dense), size=600)])
+    found = {}
+    for name, fast in FORMS.items():
+        with by_compiler(fast):
+            index = index_of(dense, n_postings=30, knn=3)
+            found[name] = index.search(queries, 5, query_cut=4, heap_factor=0.8)
+            assert len(index.segments[0]._spare) == 1
+            assert same(index.search(queries, 5, query_cut=4, heap_factor=0.8), found[name])
+            for i in range(0, 600, 7):
+                one = index.search(queries[i : i + 1], 5, query_cut=4, heap_factor=0.8)
+                assert np.array_equal(one.ids[0], found[name].ids[i])
+    assert same(found["plain"], found["compiled"])
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(1, 3)), max_size=80))
+@settings(deadline=None, max_examples=40)
+def test_stamps_are_a_set_for_each_epoch(steps):
+    from inlay.kernels.seismic_search_numba import _fresh, _met
+
+    stamps, met, now = np.zeros(300 // searching.STAMPED + 1, np.uint64), set(), 1
+    for slot, epochs in sorted(steps, key=lambda step: step[1]):
+        if epochs != now:
+            met, now = set(), epochs
+        assert _fresh(stamps, np.uint64(slot), np.uint64(now)) == (slot not in met)
+        assert _met(stamps, np.uint64(slot), np.uint64(now)) == (slot in met)
+        met.add(slot)
+
+
+def test_arrays_of_another_type_are_refused(rng):
+    """Compiled code reads them by address, so a wrong type would be read as noise."""
+    arrays, dims = index_of(topical(rng)).segments[0].arrays, np.arange(60)
+    for name, wrong in {"starts": np.int64, "scales": np.float64, "bases": np.uint32, "graph": np.uint64}.items():
+        with pytest.raises(BadInput, match=name):
+            searching.Bound.of(arrays._replace(**{name: getattr(arrays, name).astype(wrong)}), dims)
+    with pytest.raises(BadInput, match="contiguous"):
+        searching.Bound.of(arrays._replace(postings=np.repeat(arrays.postings, 2)[::2]), dims)
+
+
 def test_threads_build_the_same_index(rng):
     dense = topical(rng)
     with (

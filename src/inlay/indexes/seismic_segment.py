@@ -10,10 +10,10 @@ import numpy as np
 
 from inlay.kernels import postings as columns_of
 from inlay.kernels import seismic as kernel
-from inlay.kernels.seismic import LANES, Arrays, Scratch
+from inlay.kernels.seismic import LANES, Arrays, Bound
 from inlay.kernels.seismic_blocks import Blocks, block, heads
 from inlay.kernels.seismic_components import coded
-from inlay.types import Sparse
+from inlay.types import Neighbours, Sparse
 
 __all__ = ["Pruning", "Segment", "kept"]
 
@@ -36,8 +36,8 @@ class Segment:
 
     def __init__(self, arrays: Arrays, dims: np.ndarray) -> None:
         self.arrays = Arrays(*(_plain(array) for array in arrays))
-        self.dims = dims
-        self._spare: list[Scratch] = []
+        self.dims = _plain(dims)
+        self._spare: list[Bound] = []
 
     def __len__(self) -> int:
         return len(self.arrays.starts) - 1
@@ -127,42 +127,40 @@ class Segment:
             allowed = np.zeros(self.slots, dtype=np.bool_)
             some = allow & (self.arrays.starts[1:] > self.arrays.starts[:-1])
             allowed[self.arrays.starts[:-1][some]] = True
-        scratch = self._scratch()
+        bound = self._bound()
         kernel.search(
-            self.arrays, base, self.dims, queries.indptr, queries.indices, queries.data,
+            bound, base, queries.indptr, queries.indices, queries.data,
             query_cut=query_cut, heap_factor=heap_factor, first_sorted=first_sorted,
-            n_knn=min(n_knn, self.arrays.graph.shape[1]), allowed=allowed, scratch=scratch, best=best, sizes=sizes,
-            work=work,
+            n_knn=min(n_knn, self.arrays.graph.shape[1]), allowed=allowed, best=best, sizes=sizes, work=work,
         )  # fmt: skip
-        self._spare.append(scratch)
+        self._spare.append(bound)
 
     def answer(
-        self, queries: Sparse, scores: np.ndarray, ids: np.ndarray, work: np.ndarray, *, n_knn: int, **how: Any
-    ) -> bool:  # fmt: skip
+        self, queries: Sparse, k: int, largest: float, query_cut: int, heap_factor: float, first_sorted: bool,
+        n_knn: int, work: np.ndarray,
+    ) -> Neighbours | None:  # fmt: skip
         """Search as the only segment; see `inlay.kernels.seismic.answer`."""
-        scratch = self._scratch()
-        n_knn = min(n_knn, self.arrays.graph.shape[1])
-        done = kernel.answer(
-            self.arrays, self.dims, queries, n_knn=n_knn, scratch=scratch, scores=scores, ids=ids, work=work, **how
-        )
-        self._spare.append(scratch)
-        return done
+        bound = self._bound()
+        found = kernel.answer(bound, queries, k, largest, query_cut, heap_factor, first_sorted, n_knn, work)
+        self._spare.append(bound)
+        return found
 
     def scan(self, base: int, queries: Sparse, best: np.ndarray, sizes: np.ndarray) -> None:
         """The same by reading every row: exact."""
-        scratch = self._scratch()
-        kernel.scan(
-            self.arrays, base, self.dims, queries.indptr, queries.indices, queries.data,
-            scratch=scratch, best=best, sizes=sizes,
-        )  # fmt: skip
-        self._spare.append(scratch)
+        bound = self._bound()
+        kernel.scan(bound, base, queries.indptr, queries.indices, queries.data, best=best, sizes=sizes)
+        self._spare.append(bound)
 
-    def _scratch(self) -> Scratch:
-        """Some that no search is using."""
-        try:
-            return self._spare.pop()
-        except IndexError:
-            return Scratch.of(self.arrays)
+    def _bound(self) -> Bound:
+        """The arrays with scratch that no other search is using."""
+        while self._spare:
+            try:
+                bound = self._spare.pop()
+            except IndexError:  # another thread's by now
+                break
+            if bound.arrays is self.arrays:
+                return bound
+        return Bound.of(self.arrays, self.dims)
 
     def _neighbours(self, knn: int, rows: Sparse) -> np.ndarray:
         """The graph: of each row the `knn` that a search for it finds, uint32 [rows, knn]."""

@@ -26,6 +26,7 @@ from inlay.types import Neighbours
 __all__ = ["LANES", "BitPlanes", "nearest", "packed", "put", "reciprocals", "room", "score", "taken", "unpacked"]
 
 LANES = 8  # rows of a block
+UNROLLED = 8
 WORDS_AT_ONCE = 1 << 17  # numpy form: 1 MB of words compared at a time
 
 
@@ -120,10 +121,13 @@ def nearest(
     if not n_queries or not wanted or (at is not None and not len(at)):
         return Neighbours(scores, ids)
     work = n_queries * (len(blocks) if at is None else len(at)) * LANES * int(np.prod(blocks.shape[1:3]))
-    fast = compiled(work * queries.planes.shape[1])
-    best = TopK(n_queries, wanted, fast=fast)
     asked = reciprocals(queries.levels, dims, n_queries)
-    (_scan_compiled if fast else _scan)(queries.planes, asked, blocks, levels, at, allow, count, dims, best)
+    if compiled(work * queries.planes.shape[1]):
+        found = _scan_compiled(queries.planes, asked, blocks, levels, at, allow, count, dims, wanted)
+        scores[:, :wanted], ids[:, :wanted] = found
+        return Neighbours(scores, ids)
+    best = TopK(n_queries, wanted, fast=False)
+    _scan(queries.planes, asked, blocks, levels, at, allow, count, dims, best)
     found = best.result()
     # What was offered are places in the blocks read; they ascend with ids, so that ties fall as if they were ids.
     named = found.ids if at is None else np.where(found.ids < 0, -1, at[found.ids // LANES] * LANES + found.ids % LANES)
@@ -154,19 +158,28 @@ def _scan(
 
 def _scan_compiled(
     queries: np.ndarray, asked: np.ndarray, blocks: np.ndarray, levels: np.ndarray, at: np.ndarray | None,
-    allow: np.ndarray | None, count: int, dims: int, best: TopK,
-) -> None:  # fmt: skip
+    allow: np.ndarray | None, count: int, dims: int, k: int,
+) -> Neighbours:  # fmt: skip
     from inlay.kernels.bit_planes_numba import scan
 
-    bits = (0,) * queries.shape[1], (0,) * blocks.shape[1]  # how many there are is part of a tuple's type
+    # How many there are is part of a tuple's type.
+    words = queries.shape[2]
+    shape = (0,) * queries.shape[1], (0,) * blocks.shape[1], (0,) * words if words <= UNROLLED else ()
     flat = blocks.reshape(len(blocks), -1)
     known = np.arange(dims * (((1 << blocks.shape[1]) - 1) ** 2 - 1) // 8 + 1 if len(levels) else 0)
     table = reciprocals(known, dims, 1)
+    best, sizes = np.zeros((len(queries), k), dtype=np.uint64), np.zeros(len(queries), dtype=np.int64)
     scan(
-        np.ascontiguousarray(queries), asked, *bits, flat, levels, table, np.empty(0, np.int64) if at is None else at,
-        np.empty(0, np.bool_) if allow is None else allow, count, dims, best.k, best.scores, best.ids, best.filled,
-        best.threshold,
+        np.ascontiguousarray(queries), asked, shape, flat, levels, table, np.empty(0, np.int64) if at is None else at,
+        np.empty(0, np.bool_) if allow is None else allow, count, dims, best, sizes,
     )  # fmt: skip
+    best.sort(axis=1)  # what is not filled is 0 and comes first
+    best = best[:, ::-1]
+    bits_of = (best >> np.uint64(32)).astype(np.uint32)
+    bits_of ^= np.where(bits_of >= 1 << 31, np.uint32(1 << 31), np.uint32(0xFFFFFFFF))
+    there = best > 0
+    ids = 0xFFFFFFFF - (best & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return Neighbours(np.where(there, bits_of.view(np.float32), np.float32(-np.inf)), np.where(there, ids, -1))
 
 
 def _products(query: np.ndarray, blocks: np.ndarray, dims: int) -> np.ndarray:

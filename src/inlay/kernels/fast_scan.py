@@ -7,13 +7,16 @@ bits, what the parts of a nibble contribute is added up beforehand, sixteen sums
 
 Entries are rounded to 14 bits, seven high and seven low. The high ones are summed over all rows; where a row of a block
 can still be among the best, the low ones are too; and what then cannot be told from the k-th best by rounding is summed
-again in float32. Scores and order are those of float32 sums; the rounding only saves time.
+again in float64. Scores and order are those of exact sums; the rounding only saves time.
 
 After André, Kermarrec, Le Scouarnec, "Cache locality is not enough: High-Performance Nearest Neighbor Search with
 Product Quantization Fast Scan" (VLDB 2015) and faiss' 4-bit fast scan, which keep the rounded sums.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -41,7 +44,7 @@ def register_tables(view: Tables) -> np.ndarray:
     parts, entries = view.tables.shape
     if view.bits not in (1, 2, 4, 8) or entries != 1 << view.bits:
         raise BadInput(f"tables of {entries} entries for codes of {view.bits} bits; 1, 2, 4 or 8 bits are read")
-    if view.bits == 8:
+    if view.bits == 8 or (view.bits == 4 and parts % 2 == 0):  # as they are read
         return np.ascontiguousarray(view.tables, dtype=np.float32)
     each = 4 // view.bits
     made = np.zeros((2 * -(-parts // (2 * each)), 16), dtype=np.float32)
@@ -127,21 +130,27 @@ def nearest(
     read = [register_tables(view) for view in views]
     if any(len(tables) != blocks.shape[1] * (1 if tables.shape[1] == 256 else 2) for tables in read):
         raise BadInput(f"{len(read[0])} tables of {read[0].shape[1]} for codes of {blocks.shape[1]} bytes")
+    constants = np.array([view.constant for view in views], dtype=np.float32)
     if fast:
+        from inlay.kernels.fast_scan_numba import looks_up
+
+        factors_ = np.empty(0, np.float32) if factors is None else factors
+        allowed = np.empty(0, np.bool_) if allow is None else allow
         for first in range(0, len(views), QUERIES_AT_ONCE):
             some = slice(first, first + QUERIES_AT_ONCE)
-            constants = [view.constant for view in views[some]]
-            near = _candidates(read[some], constants, blocks, count, wanted, factors, allow)
-            for place, (tables, constant, rows) in enumerate(zip(read[some], constants, near), first):
-                found = _exact(tables, constant, taken(blocks, rows), rows, factors)
-                order = np.argsort(-found, kind="stable")[:wanted]  # rows ascend: ties go to the lower id
-                ids[place, :wanted], scores[place, :wanted] = rows[order], found[order]
+            tables = read[first][None] if len(views) == 1 else np.stack(read[some])
+            answered = _answering(looks_up(tables.shape[2]))
+            wide = None if tables.shape[2] == 16 else (0,)
+            answered(
+                tables, constants[some], wide, blocks, count, factors_, allowed, wanted, 2 * wanted + SPARE,
+                scores[some], ids[some],
+            )  # fmt: skip
         return Neighbours(scores, ids)
-    for place, (view, tables) in enumerate(zip(views, read)):
+    for place, tables in enumerate(read):
         best = TopK(1, wanted)
         for start in range(0, len(blocks), BLOCKS_AT_ONCE):
             rows = np.arange(start * ROWS, min((start + BLOCKS_AT_ONCE) * ROWS, count))
-            found = _exact(tables, view.constant, taken(blocks, rows), rows, factors)
+            found = _exact(tables, constants[place], taken(blocks, rows), rows, factors)
             if allow is not None:
                 found[~allow[rows]] = -np.inf
             best.offer(found[None], start * ROWS)
@@ -150,54 +159,24 @@ def nearest(
     return Neighbours(scores, ids)
 
 
+@cache
+def _answering(looks_up: bool) -> Callable[..., None]:
+    """The compiled form with such an instruction, or without."""
+    from inlay.kernels.fast_scan_answer_numba import answer, answer_plain
+
+    return answer if looks_up else answer_plain  # type: ignore[no-any-return]
+
+
 def _exact(
-    tables: np.ndarray, constant: float, codes: np.ndarray, rows: np.ndarray, factors: np.ndarray | None
+    tables: np.ndarray, constant: np.float32, codes: np.ndarray, rows: np.ndarray, factors: np.ndarray | None
 ) -> np.ndarray:  # fmt: skip
-    """Scores float32 [n] of some rows' codes: what both forms answer with, so that they agree to the last bit."""
-    if tables.shape[1] == 16:
-        both = np.empty((len(codes), 2 * codes.shape[1]), dtype=np.uint8)
-        both[:, ::2], both[:, 1::2] = codes & 15, codes >> 4
-        codes = both
-    total = tables[np.arange(len(tables)), codes].sum(axis=1)
-    total += np.float32(constant)
-    if factors is not None:
-        total *= factors[rows]
-    return total
-
-
-def _candidates(
-    read: list[np.ndarray], constants: list[float], blocks: np.ndarray, count: int, k: int,
-    factors: np.ndarray | None, allow: np.ndarray | None,
-) -> list[np.ndarray]:  # fmt: skip
-    """All rows that can be among the k best of each query, ascending."""
-    from inlay.kernels.fast_scan_numba import looks_up, scan, scan_plain
-
-    none, all_ = np.empty(0, np.float32), np.empty(0, np.bool_)
-    more = (none if factors is None else factors, all_ if allow is None else allow, k)
-    entries, space = read[0].shape[1], 2 * k + SPARE
-    near: list[np.ndarray] = [none] * len(read)
-    left = list(range(len(read)))
-    while left:
-        best, ids = np.empty((len(left), space), np.float32), np.empty((len(left), space), np.int64)
-        found = np.empty(len(left), np.int64)
-        if looks_up(entries):
-            made = [rounded(read[j]) for j in left]
-            high, low = (np.stack([one[half] for one in made]) for half in (0, 1))
-            steps = np.array([one[2] for one in made], np.float32)
-            bases = np.array([one[3] + np.float32(constants[j]) for one, j in zip(made, left)], np.float32)
-            errors = np.array([one[4] + abs(constants[j]) * 1e-6 for one, j in zip(made, left)], np.float32)
-            wide = None if entries == 16 else (0,)
-            scan(high, low, wide, steps, bases, errors, blocks, count, *more, best, ids, found)
+    """Scores float32 [n] of some rows' codes, summed part by part in float64, as both forms do."""
+    total = np.zeros(len(codes), dtype=np.float64)
+    for column, code in enumerate(codes.T):
+        if tables.shape[1] == 256:
+            total += tables[column, code]
         else:
-            for place, j in enumerate(left):
-                # Without such an instruction, sums of float32 entries: only their own rounding is to be allowed for.
-                slack = float(np.abs(read[j]).max(axis=1).sum() + abs(constants[j])) * 1e-6
-                found[place] = scan_plain(
-                    read[j], np.float32(constants[j]), np.float32(slack), blocks, count, *more, best[place], ids[place]
-                )
-        for place, j in enumerate(left):
-            if found[place] >= 0:
-                near[j] = np.sort(ids[place, : found[place]])
-        left = [j for place, j in enumerate(left) if found[place] < 0]
-        space = min(4 * space, count + 1)
-    return near
+            total += tables[2 * column, code & 15]
+            total += tables[2 * column + 1, code >> 4]
+    scores = (total + np.float64(constant)).astype(np.float32)
+    return scores if factors is None else scores * factors[rows]

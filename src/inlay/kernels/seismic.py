@@ -11,17 +11,21 @@ Representations" (SIGIR).
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
+from inlay.errors import BadInput
 from inlay.kernels import compiled
 from inlay.kernels.seismic_components import CODES, plain
-from inlay.types import Sparse
+from inlay.types import Neighbours, Sparse
 
-__all__ = ["LANES", "Arrays", "Scratch", "answer", "ranked", "scan", "search", "sound"]
+__all__ = ["LANES", "Arrays", "Bound", "Scratch", "answer", "ranked", "scan", "search", "sound"]
 
 LANES = 8  # numbers of a slot
+STAMPED = 56  # slots of a stamp: what is left of a word is a byte for its epoch
 
 
 class Arrays(NamedTuple):
@@ -43,7 +47,7 @@ class Arrays(NamedTuple):
     codes: np.ndarray  # uint8 [groups · CODES], the columns that a list's summaries have
     entries: np.ndarray  # int64 [columns + 1], entries of each list
     entry_blocks: np.ndarray  # uint8 [entries], block, counted from the list's first; the lower byte
-    entry_codes: np.ndarray  # uint8 [entries]
+    entry_codes: np.ndarray  # uint8 [entries]; or float32, where rounding is left out to see what it costs
     highs: np.ndarray  # int64 [columns + 1], upper bytes of each list
     entry_highs: np.ndarray  # uint8, the upper bytes in lists of more than 256 blocks; others have none
     graph: np.ndarray  # uint32 [rows, neighbours]; the number of rows where there is no further one
@@ -52,7 +56,7 @@ class Arrays(NamedTuple):
 class Scratch(NamedTuple):
     """What one search at a time writes to. All but `stamps` and `epoch` is as it was when the search ends."""
 
-    stamps: np.ndarray  # uint8 [slots], the epoch in which a row was last met
+    stamps: np.ndarray  # uint64 [⌈slots / 56⌉]: a bit for each row met in the epoch of the upper byte
     epoch: np.ndarray  # int64 [1]
     query: np.ndarray  # float32 [columns], zeros
     dots: np.ndarray  # float32 [most blocks of a list]
@@ -63,15 +67,49 @@ class Scratch(NamedTuple):
         """Scratch for a segment."""
         most = int(np.diff(arrays.lists).max(initial=0))
         return cls(
-            np.zeros(len(arrays.ids), np.uint8), np.zeros(1, np.int64), np.zeros(len(arrays.lists) - 1, np.float32),
-            np.zeros(most, np.float32), np.zeros(most, np.uint64),
+            np.zeros(len(arrays.ids) // STAMPED + 1, np.uint64), np.zeros(1, np.int64),
+            np.zeros(len(arrays.lists) - 1, np.float32), np.zeros(most, np.float32), np.zeros(most, np.uint64),
         )  # fmt: skip
 
 
+class Bound(NamedTuple):
+    """A segment's arrays with scratch of their own, and what compiled code takes of them at each call.
+
+    It takes addresses, so what `table` names lives as long as the others here do.
+    """
+
+    arrays: Arrays
+    scratch: Scratch
+    dims: np.ndarray  # int64 [columns] ascending, the dimension that each column stands for
+    table: np.ndarray  # int64 [arrays, 2], address and numbers of each
+    ids: np.ndarray  # those of `arrays`: of these three the types differ from segment to segment
+    numbers: np.ndarray  # half precision as its bits, for numba has no such type
+    entry_codes: np.ndarray
+
+    @classmethod
+    def of(cls, arrays: Arrays, dims: np.ndarray) -> Bound:
+        """Bind arrays, which have to be contiguous and of the types that `Arrays` says."""
+        for name, array, types in zip((*Arrays._fields, "dims"), (*arrays, dims), _TYPES):
+            if array.dtype.str[1:] not in types.split() or not array.flags.c_contiguous:
+                raise BadInput(f"{name} of a segment must be contiguous {types}, got {array.dtype}; build it again")
+        if arrays.bases.dtype != arrays.ids.dtype:
+            raise BadInput(f"bases of a segment must be {arrays.ids.dtype} as its ids, got {arrays.bases.dtype}")
+        scratch, numbers = Scratch.of(arrays), arrays.numbers
+        table = np.array([(array.ctypes.data, array.size) for array in (*arrays, *scratch, dims)], dtype=np.int64)
+        if numbers.dtype == np.float16:
+            numbers = numbers.view(np.uint16)
+        return cls(arrays, scratch, dims, table, arrays.ids, numbers, arrays.entry_codes)
+
+
+_TYPES = (
+    "u4", "u2 u4", "f2 f4", "i8", "i8", "u8", "f4", "i8", "u2 u4", "u4", "u1", "i8", "u1", "u1 f4", "i8", "u1", "u4",
+    "i8",
+)  # fmt: skip
+
+
 def search(
-    arrays: Arrays,
+    bound: Bound,
     base: int,
-    dims: np.ndarray,
     offsets: np.ndarray,
     indices: np.ndarray,
     weights: np.ndarray,
@@ -81,7 +119,6 @@ def search(
     first_sorted: bool,
     n_knn: int,
     allowed: np.ndarray | None,
-    scratch: Scratch,
     best: np.ndarray,
     sizes: np.ndarray,
     work: np.ndarray,
@@ -89,9 +126,8 @@ def search(
     """Offer a segment's rows to the best of each query.
 
     Args:
-        arrays: the segment.
+        bound: the segment; one search at a time.
         base: number of its first slot among the slots of all segments.
-        dims: int64 [columns] ascending, the dimension that each column stands for.
         offsets: int64 [queries + 1].
         indices: integers [terms], dimensions, ascending in a query.
         weights: float32 [terms], not negative.
@@ -100,21 +136,18 @@ def search(
         first_sorted: read the first list's blocks in descending order of their summaries.
         n_knn: neighbours in the graph to try, of each of the k best.
         allowed: bool [slots], true where a row that may be found starts; None for all.
-        scratch: to write to; one search at a time.
         best: uint64 [queries, k], the best so far as a heap: score, then the lower slot. Updated.
         sizes: int64 [queries], how many of them there are. Updated.
         work: int64 [3], to which rows scored, summary entries read and blocks entered are added.
     """
     if _fast((len(offsets) - 1) * 200_000):
-        from inlay.kernels.seismic_numba import search_compiled
-
-        search_compiled(
-            base, dims, offsets, indices, weights, query_cut, np.float32(heap_factor), first_sorted, n_knn,
-            _EVERY if allowed is None else allowed, best, sizes, work, -1.0, _NO_SCORES, _NO_IDS, tuple(scratch),
-            *_numbered(arrays),
+        _searching()(
+            *bound[3:], base, offsets, indices, weights, -1.0, query_cut, heap_factor, first_sorted, n_knn,
+            _EVERY if allowed is None else allowed, best, sizes, work, _NO_SCORES, _NO_ROWS,
         )  # fmt: skip
         return
-    columns = _columns(indices, dims)
+    arrays, scratch = bound.arrays, bound.scratch
+    columns = _columns(indices, bound.dims)
     for q in range(len(offsets) - 1):
         span = slice(offsets[q], offsets[q + 1])
         known = (columns[span] >= 0) & (weights[span] > 0)
@@ -128,7 +161,9 @@ def search(
 
 
 _EVERY = np.zeros(0, dtype=np.bool_)
-_NO_SCORES, _NO_IDS = np.zeros((0, 0), dtype=np.float32), np.zeros((0, 0), dtype=np.int64)
+_NO_BEST, _NO_SIZES = np.zeros((0, 0), dtype=np.uint64), np.zeros(0, dtype=np.int64)
+_NO_SCORES, _NO_ROWS = np.zeros((0, 0), dtype=np.float32), np.zeros((0, 0), dtype=np.int64)
+_FLOAT, _LONG = np.dtype(np.float32), np.dtype(np.int64)
 _done = 0  # work so far in this process: queries come one a call
 
 
@@ -139,24 +174,23 @@ def _fast(work: int) -> bool:
 
 
 def scan(
-    arrays: Arrays,
+    bound: Bound,
     base: int,
-    dims: np.ndarray,
     offsets: np.ndarray,
     indices: np.ndarray,
     weights: np.ndarray,
     *,
-    scratch: Scratch,
     best: np.ndarray,
     sizes: np.ndarray,
 ) -> None:
     """The same by reading every row: exact."""
+    arrays, scratch = bound.arrays, bound.scratch
     if compiled((len(offsets) - 1) * arrays.ids.size):
         from inlay.kernels.seismic_numba import scan_compiled
 
-        scan_compiled(base, dims, offsets, indices, weights, best, sizes, tuple(scratch), *_numbered(arrays))
+        scan_compiled(*bound[3:], base, offsets, indices, weights, best, sizes)
         return
-    columns = _columns(indices, dims)
+    columns = _columns(indices, bound.dims)
     every = np.flatnonzero(np.diff(arrays.starts))
     for q in range(len(offsets) - 1):
         span = slice(offsets[q], offsets[q + 1])
@@ -190,40 +224,38 @@ def sound(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray, largest: fl
 
 
 def answer(
-    arrays: Arrays,
-    dims: np.ndarray,
-    queries: Sparse,
-    *,
-    largest: float,
-    query_cut: int,
-    heap_factor: float,
-    first_sorted: bool,
-    n_knn: int,
-    scratch: Scratch,
-    scores: np.ndarray,
-    ids: np.ndarray,
-    work: np.ndarray,
-) -> bool:
-    """`sound`, `search` and `ranked` for an index of one segment, in one call where that can be; else False.
+    bound: Bound, queries: Sparse, k: int, largest: float, query_cut: int, heap_factor: float, first_sorted: bool,
+    n_knn: int, work: np.ndarray,
+) -> Neighbours | None:  # fmt: skip
+    """`sound`, `search` and `ranked` for an index of one segment, in one call where that can be; else None.
 
     A query's own work is some ten microseconds, and between two of them Python's code has left the caches: what it
     does counts more than what it computes.
     """
-    if not _usual(queries.indptr, queries.indices, queries.data) or not compiled(_done):
-        return False
-    from inlay.kernels.seismic_numba import search_compiled
+    indptr, indices, data = queries.indptr, queries.indices, queries.data
+    if not _usual(indptr, indices, data) or not compiled(_done):
+        return None
+    shape = len(indptr) - 1, k
+    scores, ids = np.empty(shape, _FLOAT), np.empty(shape, _LONG)
+    if _searching()(
+        *bound[3:], 0, indptr, indices, data, largest, query_cut, heap_factor, first_sorted, n_knn, _EVERY, _NO_BEST,
+        _NO_SIZES, work, scores, ids,
+    ):  # fmt: skip
+        return Neighbours(scores, ids)
+    return None
 
-    n, k = scores.shape
-    best = np.zeros((n, max(1, min(k, len(arrays.starts) - 1))), dtype=np.uint64)
-    return search_compiled(
-        0, dims, queries.indptr, queries.indices, queries.data, query_cut, np.float32(heap_factor), first_sorted, n_knn,
-        _EVERY, best, np.zeros(n, dtype=np.int64), work, largest, scores, ids, tuple(scratch), *_numbered(arrays),
-    )  # fmt: skip
+
+@cache
+def _searching() -> Callable[..., bool]:
+    """What is imported once: the statement alone takes half a microsecond."""
+    from inlay.kernels.seismic_search_numba import search_compiled
+
+    return search_compiled  # type: ignore[no-any-return]
 
 
 def _usual(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray) -> bool:
     """Whether these are of types that the compiled forms are compiled for already."""
-    return data.dtype == np.float32 and indices.dtype.kind == "i" and indptr.dtype == np.int64
+    return data.dtype == _FLOAT and indices.dtype.kind == "i" and indptr.dtype == _LONG
 
 
 def ranked(best: np.ndarray, starts: np.ndarray, base: int, first: int, scores: np.ndarray, ids: np.ndarray) -> None:
@@ -258,13 +290,6 @@ def _columns(indices: np.ndarray, dims: np.ndarray) -> np.ndarray:
         return np.full(len(indices), -1, dtype=np.int64)
     local = np.minimum(np.searchsorted(dims, indices), len(dims) - 1)
     return np.where(dims[local] == indices, local, -1)
-
-
-def _numbered(arrays: Arrays) -> tuple[np.ndarray, ...]:
-    """Half precision as its bits, for numba has no such type; and a plain tuple, which it takes apart faster."""
-    if arrays.numbers.dtype != np.float16:
-        return tuple(arrays)
-    return *arrays[:2], arrays.numbers.view(np.uint16), *arrays[3:]
 
 
 def _search_plain(
