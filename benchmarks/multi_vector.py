@@ -8,7 +8,8 @@ candidates does it take until 95% of the ten best are among them: for encodings 
 tokens, and for the single-vector heuristic (documents in the order of their best rank for any query token, each
 counted once)? Then the time of encodings and re-ranking with that many candidates, against scoring everything.
 
-fast-plaid is built against one torch version and crashes with others, so it cannot run in the process of the rest.
+fast-plaid is built against one torch version and crashes with others: it runs in an interpreter of its own
+(`benchmarks.plaid`), which INLAY_PLAID_PYTHON names.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 
 from benchmarks import data
 from benchmarks.harness import Contender, Quality, Row, compare
+from benchmarks.plaid import against_plaid
 from inlay.types import Ragged
 
 __all__ = ["PACKAGES", "TITLE", "measure"]
@@ -37,7 +39,6 @@ RECALL = Quality("recall@10 of exact MaxSim", 1 - SHARE + 0.01)
 def measure(quick: bool = False) -> Iterator[Row]:
     """Rows of the kernels, then of the index."""
     yield from _kernels(250 if quick else 1000, 0.3 if quick else 10.0)
-    yield Row("MaxSim on residual codes", "fast-plaid", refused="built for one torch version; crashes with others")
     yield from _candidates(60 if quick else None, 20 if quick else 300, 0.3 if quick else 15.0)
 
 
@@ -180,6 +181,7 @@ def _candidates(documents: int | None, asked: int, budget: float) -> Iterator[Ro
         quality=RECALL, per=10, unit="ms/query", budget=budget,
         notes={"bytes": {"encodings": index.index.nbytes, "tokens": index.rows.nbytes}},
     )  # fmt: skip
+    yield from against_plaid(name, index, rows, queries, exact.ids, test, budget)
 
 
 def _needed(scores: np.ndarray, truth: np.ndarray) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 
 from inlay.collection.arranged_rows import arranged, is_arranged
 from inlay.collection.merge import merge
+from inlay.collection.retrieval import dense_view
 from inlay.collection.rows import encoded
 from inlay.collection.segment import store, sweep
 from inlay.collection.snapshot import DENSE, StoredSpace, embeddable
@@ -24,7 +25,7 @@ from inlay.indexes.configuration import Configuration
 from inlay.io import Pack, atomic_write, pack_bytes
 
 if TYPE_CHECKING:
-    from inlay.collection.collection import Collection
+    from inlay.collection.handle import Handle
 
 __all__ = ["abandon", "begin", "finish", "unfinished"]
 
@@ -32,13 +33,13 @@ JOB, FOLDER = "arrangement", ".arrangement"
 BATCH = 256  # passages encoded between two files
 
 
-def unfinished(c: Collection) -> dict[str, Any] | None:
+def unfinished(c: Handle) -> dict[str, Any] | None:
     """The job that was begun and has not switched yet, or None."""
     found: dict[str, Any] | None = c._catalog.get(JOB)
     return found
 
 
-def begin(c: Collection, configuration: Configuration, encoder: str) -> dict[str, Any]:
+def begin(c: Handle, configuration: Configuration, encoder: str) -> dict[str, Any]:
     """Write down what is to be done; the job of before, if there is one, is dropped for another.
 
     Raises:
@@ -60,7 +61,7 @@ def begin(c: Collection, configuration: Configuration, encoder: str) -> dict[str
     return job
 
 
-def abandon(c: Collection) -> bool:
+def abandon(c: Handle) -> bool:
     """Drop an unfinished job. Returns whether there was one."""
     there = unfinished(c) is not None
     if there:
@@ -70,7 +71,7 @@ def abandon(c: Collection) -> bool:
     return there
 
 
-def finish(c: Collection, *, progress: bool = False) -> dict[str, int]:
+def finish(c: Handle, *, progress: bool = False) -> dict[str, int]:
     """Do what `begin` wrote down.
 
     Returns:
@@ -89,7 +90,7 @@ def finish(c: Collection, *, progress: bool = False) -> dict[str, int]:
             return {}
         with c._mutex:
             c._state = None
-            chunks, rows = _staged(c) if maker is not None else c._dense_rows()
+            chunks, rows = _staged(c) if maker is not None else dense_view(c, c._snapshot).vectors()
         if not len(chunks):
             raise BadInput(f"{c.path} holds no passage with a vector; add documents, or embed them")
         metric = stored.space.metric if maker is None or not job["encoder"] else maker.space.metric
@@ -108,7 +109,7 @@ def finish(c: Collection, *, progress: bool = False) -> dict[str, int]:
         return _switch(c, job, index, chunks, maker if job["encoder"] else None)
 
 
-def _maker(c: Collection, job: dict[str, Any], stored: StoredSpace) -> Any:
+def _maker(c: Handle, job: dict[str, Any], stored: StoredSpace) -> Any:
     """What makes the rows; None where they are all there as they were made."""
     if job["encoder"]:
         from inlay.encoders import encoder as by_name
@@ -130,7 +131,7 @@ def _maker(c: Collection, job: dict[str, Any], stored: StoredSpace) -> Any:
     return encoder
 
 
-def _make(c: Collection, encoder: Any, progress: bool) -> bool:
+def _make(c: Handle, encoder: Any, progress: bool) -> bool:
     """Encode every passage that has not been, a batch at a time, each in a file of its own. False if it was stopped."""
     from tqdm import tqdm
 
@@ -157,7 +158,7 @@ def _make(c: Collection, encoder: Any, progress: bool) -> bool:
     return True
 
 
-def _staged(c: Collection) -> tuple[np.ndarray, np.ndarray]:
+def _staged(c: Handle) -> tuple[np.ndarray, np.ndarray]:
     """Passages that are still there and their rows, as far as they were made again; chunks ascend."""
     chunks, rows = [np.empty(0, dtype=np.int64)], []
     for path in sorted((c.path / FOLDER).glob("*.safetensors"), key=lambda path: int(path.stem)):
@@ -174,11 +175,11 @@ def _staged(c: Collection) -> tuple[np.ndarray, np.ndarray]:
     return every[first], np.concatenate(rows)[first] if rows else np.empty((0, 0), dtype=np.float32)
 
 
-def _alive(c: Collection) -> np.ndarray:
+def _alive(c: Handle) -> np.ndarray:
     return np.array([row[0] for row in c._catalog.all("SELECT chunk FROM chunks ORDER BY chunk")], dtype=np.int64)
 
 
-def _switch(c: Collection, job: dict[str, Any], index: Any, chunks: np.ndarray, encoder: Any) -> dict[str, int]:
+def _switch(c: Handle, job: dict[str, Any], index: Any, chunks: np.ndarray, encoder: Any) -> dict[str, int]:
     """Put the index in the place of the segments whose rows it has."""
     snapshot, stored, alive = c._snapshot, c._snapshot.spaces[DENSE], _alive(c)
     before = c._catalog.one("SELECT total(bytes) FROM segments WHERE space=?", (stored.number,))

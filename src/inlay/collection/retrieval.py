@@ -20,6 +20,7 @@ from inlay.types import Hit
 
 if TYPE_CHECKING:
     from inlay.collection.collection import Collection
+    from inlay.collection.handle import Handle
 
 __all__ = ["dense_view", "search"]
 
@@ -131,7 +132,7 @@ def _query_row(c: Collection, snapshot: Snapshot, query: str | None, vector: Any
     return row
 
 
-def dense_view(c: Collection, snapshot: Snapshot) -> Any:
+def dense_view(c: Handle, snapshot: Snapshot) -> Any:
     """The view of the dense space, with what it makes vectors with that are not kept."""
     view = snapshot.view(DENSE)
     if isinstance(view, DenseView) and view.thin:
