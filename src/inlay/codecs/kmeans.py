@@ -13,7 +13,8 @@ from inlay.errors import BadInput
 
 __all__ = ["assign", "kmeans"]
 
-BLOCK = 1 << 22  # distances held at a time: 16 MB
+BLOCK = 1 << 17  # distances held at a time: 512 kB, which a core keeps to itself
+FEWEST = 256  # rows at a time, where there are many centres
 HAIR = 1e-6  # how far halves of a split centre are moved apart, of the spread of the rows; float32 must still see it
 
 
@@ -62,8 +63,13 @@ def assign(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
         levels = centres[order, 0].astype(np.float64)
         return order[np.searchsorted((levels[1:] + levels[:-1]) / 2, rows[:, 0], side="left")]
     half = (centres.astype(np.float64) ** 2).sum(axis=1).astype(np.float32) / 2
-    step = max(1, BLOCK // len(centres))
+    step = min(max(FEWEST, BLOCK // len(centres)), max(1, len(rows)))
+    rows, turned = np.asarray(rows, dtype=np.float32), np.ascontiguousarray(centres.T, dtype=np.float32)
+    room = np.empty((step, len(centres)), dtype=np.float32)
     for low in range(0, len(rows), step):
         # |x − c|² = |x|² − 2 (x·c − |c|²/2), so the nearest has the largest x·c − |c|²/2.
-        nearest[low : low + step] = (rows[low : low + step] @ centres.T - half).argmax(axis=1)
+        part = rows[low : low + step]
+        scores = np.matmul(part, turned, out=room[: len(part)])
+        scores -= half
+        scores.argmax(axis=1, out=nearest[low : low + len(part)])
     return nearest

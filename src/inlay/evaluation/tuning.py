@@ -36,7 +36,7 @@ __all__ = ["Round", "Tuning", "tune"]
 MARGIN = 0.005  # of the full quality: what a configuration must gain to be worth more bytes or time
 RESAMPLES, LEVEL = 400, 2.5
 FEWEST_QUERIES, FEWEST_ROWS = 16, 256  # of a round
-ROUNDS = ((1 / 8, 1 / 4, 1 / 5), (2 / 5, 1 / 2, 1 / 12))  # share of rows, of queries, and of configurations that go on
+ROUNDS = ((1 / 8, 1 / 4, 1 / 6), (1 / 4, 1 / 2, 1 / 12))  # share of rows, of queries, and of configurations that go on
 TIMED = 30  # calls at least, in the last round
 WARM = 3
 
@@ -150,7 +150,7 @@ def tune(
     for rows, queries, kept in _rounds(task) if halving else ():
         began = time.perf_counter()
         cut = task.cut(rows, queries)
-        seen, unfit = _measured(cut, left, progress)
+        seen, unfit = _measured(cut, left, progress, rough=True)
         counts = {family: max(1, round(kept * size)) for family, size in sizes.items()}
         chosen = set(_going_on(seen, counts, margin, bounds, task.seed)) | set(unfit)
         left = [one for one in left if one in chosen or one.full]
@@ -218,7 +218,7 @@ def _rounds(task: Task) -> list[tuple[int, int, float]]:
 
 
 def _measured(
-    task: Task, configurations: Sequence[Configuration], progress: bool, *, least: int = 0
+    task: Task, configurations: Sequence[Configuration], progress: bool, *, least: int = 0, rough: bool = False
 ) -> tuple[dict[Configuration, _Seen], dict[Configuration, str]]:
     """Each configuration on all queries of a task, and why some could not be."""
     from tqdm import tqdm
@@ -231,7 +231,7 @@ def _measured(
     for one in tqdm(configurations, desc=label, unit="way", disable=not progress, leave=False):
         own = task.spaces[one.encoder]
         if shelf is None or encoder != one.encoder:
-            shelf, encoder = Shelf(own.rows, task.metric, seed=task.seed), one.encoder
+            shelf, encoder = Shelf(own.rows, task.metric, seed=task.seed, rough=rough), one.encoder
         try:
             made = shelf.made(one)
             found, ms = _asked_one_by_one(made, own.queries, task.depth, least)

@@ -19,6 +19,7 @@ from inlay.kernels.dense import normalise
 __all__ = ["Made", "Shelf"]
 
 SHARED = ("float16", "int8")  # codes that order the candidates of many
+FEW = 4  # rounds of k-means for a first look
 
 Search = Callable[[np.ndarray, int], np.ndarray]
 
@@ -42,14 +43,16 @@ class Shelf:
         rows: float32 [n, dim], of which the codecs learn too.
         metric: `cosine` or `dot`.
         seed: of the graphs.
+        rough: for a first look, in which centres of product codes are moved a few times only.
     """
 
-    def __init__(self, rows: np.ndarray, metric: str, *, seed: int = 0) -> None:
+    def __init__(self, rows: np.ndarray, metric: str, *, seed: int = 0, rough: bool = False) -> None:
         if metric not in ("cosine", "dot"):
             raise BadInput(f"codes are scored by cosine or dot, got metric {metric!r}; normalise the rows and use dot")
         self.rows = normalise(rows) if metric == "cosine" else np.ascontiguousarray(rows, dtype=np.float32)
-        self.metric, self.seed = metric, seed
+        self.metric, self.seed, self.rough = metric, seed, rough
         self._indexes: dict[str, Any] = {}
+        self._codecs: dict[str, Any] = {}
         self._graphs: dict[tuple[str, str], Any] = {}
         self._maps: dict[str, Any] = {}
         self._mapped: dict[str, np.ndarray] = {}
@@ -70,23 +73,34 @@ class Shelf:
         return Arranged(one, first, self._coded(one.fine) if one.candidates else None, map_)
 
     def _coded(self, name: str) -> Any:
-        from inlay.codecs.chain import Chain
-        from inlay.codecs.named import codec
         from inlay.indexes.coded import Coded
 
         if name not in self._indexes:
-            one = codec(name)
-            if isinstance(one, Chain):
-                reducer = name.rpartition("|")[0]
-                one.map = self._map(reducer)
-                one.codec.fit(self._mapped[reducer])
-            elif hasattr(one, "fit"):
-                one.fit(self.rows)
+            one = self._fitted(name)
             index = Coded(one, dim=None if getattr(one, "dim", 0) else self.rows.shape[1], metric=self.metric)  # type: ignore[arg-type]
             index.add(self.rows)
             # Those that order candidates are wanted again and again, of the others only the last.
             self._indexes = {key: kept for key, kept in self._indexes.items() if key in SHARED} | {name: index}
         return self._indexes[name]
+
+    def _fitted(self, name: str) -> Any:
+        """A codec that has learnt; those that take long are kept, for they are wanted again as a first stage."""
+        from inlay.codecs.chain import Chain
+        from inlay.codecs.named import codec
+
+        product = name.rpartition("|")[2].startswith("pq:")
+        if name in self._codecs:
+            return self._codecs[name]
+        one = codec(name, **({"iterations": FEW} if product and self.rough else {}))
+        if isinstance(one, Chain):
+            reducer = name.rpartition("|")[0]
+            one.map = self._map(reducer)
+            one.codec.fit(self._mapped[reducer])
+        elif hasattr(one, "fit"):
+            one.fit(self.rows)
+        if product:
+            self._codecs[name] = one
+        return one
 
     def _map(self, reducer: str) -> Any:
         """A fitted map, one for all codecs behind it."""
