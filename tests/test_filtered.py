@@ -86,6 +86,17 @@ def test_the_cheapest_way_is_chosen():
     assert near.correlation == pytest.approx(18)
 
 
+@pytest.mark.parametrize(("other", "hops", "route"), [
+    ("lists", 1.9, "two-hop"), ("lists", 2.1, "lists"), ("through", 1.4, "two-hop"), ("through", 1.6, "through"),
+    ("through", 0.9, "two-hop"),
+])  # fmt: skip
+def test_two_hops_are_taken_where_nearly_as_cheap(other, hops, route):
+    costs = costs_of(**{other: 50, "two_hop": 50 * hops})
+    assert choose(costs, 50_000, 100_000, {other: 10, "two-hop": 10}).route == route
+    # But never instead of a scan, which costs the same wherever the filter is, and finds everything.
+    assert choose(costs, 100, 100_000, {other: 10, "two-hop": 10}).route == "scan"
+
+
 @given(st.floats(0.0001, 1.0), st.floats(0.0001, 1.0), st.integers(1, 200))
 def test_costs_rise_as_fewer_pass_and_more_is_kept(a, b, ef):
     for costs in (costs_of(through=50, lists=7), FilterCosts.assumed(100_000, 448)):

@@ -17,7 +17,8 @@ walk goes a long way, and a two-hop walk starves). A scan and lists cost the sam
 the *sure* way. Where a walk through is expected to be cheaper, it is begun, and ended in favour of the sure way when it
 has cost as much. Where only a positive correlation would make a walk worth while, and much so, a short walk without the
 filter looks at the nearest rows first, and counts how many of them pass. So it does before two hops are taken on trust,
-which give no sign of what they miss; where costs were measured, it is known that they reach the recall.
+which give no sign of what they miss; where costs were measured, it is known that they reach the recall. There two hops
+are taken even where they are expected to cost a little more than another way, since correlation changes them least.
 
 Costs are those of one index on one machine: `DenseGraph.calibrate_filters` measures them. Before that, they are taken
 from figures of text vectors on an ordinary server.
@@ -52,6 +53,9 @@ PROBE = 24  # nearest rows that are looked at to see how many pass
 PRIOR = 4  # rows that pass as the filter does on average, and are counted with them: 0 of 24 need not mean none
 APART = 10.0  # the correlation that a probe hopes for
 GAIN = 2.0  # how many times cheaper the search must then be, the probe included
+# How many times as much as another way two hops may be expected to cost: their recall and time change least where a
+# filter goes with the query or against it, which costs measured on drawn filters do not show.
+STEADY = {"lists": 2.0, "through": 1.5, "post": 1.5}
 STEEP = {"lists": 0.3, "two-hop": 0.5, "through": 1.0, "post": 1.0}  # how costs rise below the least share measured
 EXPONENT = 0.75  # a walk's time grows like this power of its ef
 
@@ -271,12 +275,17 @@ def choose(
     local: float | None = None,
     queries: int = 1,
 ) -> FilterPlan:
-    """The cheapest way; arguments as in `must_probe`, and the share of the rows near the query that pass, if known."""
+    """The cheapest way, or two hops where these are nearly as cheap.
+
+    Arguments are as in `must_probe`; and the share of the rows near the query that pass, if known.
+    """
     share = matches / count
     predicted = {"scan": costs.scan(matches, queries)}
     for way, ef in efs.items():  # lists find out for themselves what passes near the query
         predicted[way] = costs.walk(way, share if local is None or way == "lists" else local, ef)
     route: Any = min(predicted, key=lambda way: predicted[way])
+    if predicted.get("two-hop", math.inf) <= STEADY.get(route, 1.0) * predicted[route]:
+        route = "two-hop"
     return FilterPlan(route, count, matches, local, predicted, efs.get(route, 0))
 
 
