@@ -275,7 +275,7 @@ def choose(
     local: float | None = None,
     queries: int = 1,
 ) -> FilterPlan:
-    """The cheapest way, or two hops where these are nearly as cheap.
+    """The cheapest way; or two hops, where costs were measured and these are nearly as cheap.
 
     Arguments are as in `must_probe`; and the share of the rows near the query that pass, if known.
     """
@@ -284,7 +284,7 @@ def choose(
     for way, ef in efs.items():  # lists find out for themselves what passes near the query
         predicted[way] = costs.walk(way, share if local is None or way == "lists" else local, ef)
     route: Any = min(predicted, key=lambda way: predicted[way])
-    if predicted.get("two-hop", math.inf) <= STEADY.get(route, 1.0) * predicted[route]:
+    if costs.recall and predicted.get("two-hop", math.inf) <= STEADY.get(route, 1.0) * predicted[route]:
         route = "two-hop"
     return FilterPlan(route, count, matches, local, predicted, efs.get(route, 0))
 
