@@ -316,6 +316,22 @@ def test_what_is_trained_is_what_runs(tmp_path: Path) -> None:
         model.deepen(teacher, texts, at=4, layer=2)
 
 
+def test_rows_of_a_table_are_taught_as_a_lookup_teaches_them():
+    torch = pytest.importorskip("torch")
+    from inlay.training.box import _Rows
+
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(40, 6)
+    parts = [torch.randint(40, (3, 5)), torch.randint(40, (2, 9))]
+    weights = [torch.randn(*part.shape, 6) for part in parts]
+    grads = []
+    for look in (table, lambda ids: _Rows.apply(table.weight, ids)):
+        table.zero_grad(set_to_none=True)
+        sum((look(part).tanh() * weight).sum() for part, weight in zip(parts, weights)).backward()
+        grads.append(table.weight.grad)
+    torch.testing.assert_close(*grads)
+
+
 def test_collections_take_turns_in_what_is_gathered(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from inlay.training.box_text import english, gather

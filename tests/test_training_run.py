@@ -324,6 +324,10 @@ def test_a_recipe_from_the_command_line(recipe, tmp_path) -> None:
     again = inlay(str(recipe), "--output", str(output), "--fresh", "--json")
     assert json.loads(again.stdout)["after"] == card["after"]
     assert inlay(str(recipe), "--output", str(tmp_path / "new"), "--resume").exit_code == 2
+    leg = tmp_path / "legs" / "training" / "second"  # where a recipe of several legs keeps one's
+    leg.mkdir(parents=True)
+    (leg / "checkpoint.safetensors").touch()
+    assert inlay(str(recipe), "--output", str(tmp_path / "legs"), "--resume").exit_code == 0
 
 
 def test_the_command_lists_and_asks() -> None:

@@ -76,7 +76,7 @@ def command(
         raise click.UsageError("name a recipe, or use --list to see them")
     chosen = Recipe.read(recipe)
     folder = output or Path("trained") / chosen.name
-    there = (folder / "training" / "checkpoint.safetensors").exists()
+    there = any((folder / "training").glob("**/checkpoint.safetensors"))  # a recipe of several legs has some
     done = (folder / "card.json").exists()
     if resume and not there:
         raise BadInput(f"there is no checkpoint in {folder} to go on from; leave out --resume")
