@@ -240,6 +240,30 @@ def test_halving_finds_what_the_whole_grid_finds_at_a_quarter_of_the_work(budget
         assert (same.values == one.values).all()
 
 
+def test_no_way_takes_fewer_bytes_than_its_codes_alone():
+    task = task_of(1500, 20)
+    found = tune(task, grid(32, 1500), halving=False)
+    assert len(found.points) > 40
+    for one in found.points:
+        assert 0 < task.total * one.configuration.least_nbytes(32) <= one.nbytes
+    assert Configuration("autoencoder:8", "int8").least_nbytes(32) >= 0  # whatever is known before it has learnt
+
+
+def test_what_the_budget_cannot_pay_is_not_measured():
+    task = task_of(1500, 80)
+    budget = 1500 * 40
+    found = tune(task, grid(32, 1500), budget=budget)
+    dear = [one for one in grid(32, 1500) if not one.full and 1500 * one.least_nbytes(32) > budget]
+    assert found.configurations == len(grid(32, 1500))
+    assert found.rounds[0].measured <= len(grid(32, 1500)) - len(dear)
+    assert not {one.configuration for one in found.points} & set(dear)
+    assert any(f"{len(dear)} ways" in line for line in found.remarks)
+    assert found.full.share.mean == 1
+    nothing = tune(task, grid(32, 1500), budget=100)  # then the smallest way is told, so all are tried
+    assert not any("ways take more" in line for line in nothing.remarks)
+    assert not nothing.recommend(budget=100).met["budget"]
+
+
 def test_a_sample_promises_bytes_of_the_whole():
     task = task_of(300, 10, total=3000)
     found = tune(task, [Configuration("", "int8"), Configuration("pca:16", "int8")])

@@ -4,6 +4,7 @@ Every configuration is tried on few queries and few rows; those that go on are t
 on all of them. After each round a configuration is dropped for another that takes no more bytes, is no slower, and
 which it does not beat by more than a margin: the paired bootstrap over the round's queries is sure of that. Of those
 that are left, only so many go on: the ones that gain most over cheaper ones, and the ones that the bounds would choose.
+Where a budget is given, what takes more bytes by its codes alone is not measured at all.
 
 How fast a scan, a graph and a second stage become with more rows differs, so these compete only in the last round.
 
@@ -36,6 +37,7 @@ __all__ = ["Round", "Tuning", "tune"]
 MARGIN = 0.005  # of the full quality: what a configuration must gain to be worth more bytes or time
 RESAMPLES, LEVEL = 400, 2.5
 FEWEST_QUERIES, FEWEST_ROWS = 16, 256  # of a round
+FEWEST_WAYS = 3  # of a family that go on, if there are as many
 ROUNDS = ((1 / 8, 1 / 4, 1 / 6), (1 / 4, 1 / 2, 1 / 12))  # share of rows, of queries, and of configurations that go on
 TIMED = 30  # calls at least, in the last round
 WARM = 3
@@ -132,8 +134,9 @@ def tune(
     Args:
         task: rows, queries and what is right.
         configurations: those to try; by default `grid` of each encoder. Full precision is always among them.
-        budget: bytes that will be asked for; only guides what is measured to the end.
-        latency_ms: likewise.
+        budget: bytes that will be asked for. It guides what is measured to the end, and what takes more by its codes
+            alone is not measured at all, unless nothing takes less.
+        latency_ms: milliseconds that will be asked for, which only guide.
         floor: likewise, the share of the full quality.
         halving: False measures every configuration on all rows and queries.
         margin: share of the full quality within which configurations are equal.
@@ -141,9 +144,9 @@ def tune(
     """
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < 1:
         raise BadInput(f"margin is a share of the full quality from 0 on and below 1, got {margin!r}")
-    left = _asked(task, configurations)
-    sizes = Counter(one.family for one in left)
-    total = len(left)
+    asked = _asked(task, configurations)
+    left = _payable(task, asked, budget) if halving and budget is not None else asked
+    beyond, sizes = len(asked) - len(left), Counter(one.family for one in left)
     rounds: list[Round] = []
     before: dict[Configuration, _Seen] = {}
     bounds = _Bounds(budget, latency_ms, floor)
@@ -151,7 +154,7 @@ def tune(
         began = time.perf_counter()
         cut = task.cut(rows, queries)
         seen, unfit = _measured(cut, left, progress, rough=True)
-        counts = {family: max(1, round(kept * size)) for family, size in sizes.items()}
+        counts = {family: max(FEWEST_WAYS, round(kept * size)) for family, size in sizes.items()}
         chosen = set(_going_on(seen, counts, margin, bounds, task.seed)) | set(unfit)
         left = [one for one in left if one in chosen or one.full]
         rounds.append(Round(cut.rows, cut.queries, len(seen), len(left), time.perf_counter() - began))
@@ -171,7 +174,7 @@ def tune(
     points.sort(key=lambda one: (one.nbytes, one.ms))
     rounds.append(Round(task.rows, task.queries, len(seen), len(frontier(points)), time.perf_counter() - began))
     left_out = {str(one): why for one, why in unfit.items()}
-    return Tuning(task, tuple(points), tuple(rounds), total, left_out, _remarks(task, full))
+    return Tuning(task, tuple(points), tuple(rounds), len(asked), left_out, _remarks(task, full, beyond))
 
 
 class _Bounds(NamedTuple):
@@ -205,6 +208,13 @@ def _asked(task: Task, configurations: Iterable[Configuration] | None) -> list[C
         dict.fromkeys(found),
         key=lambda one: (order.index(one.encoder), not one.full, one.index, one.codec_name, one.candidates, one.fine),
     )
+
+
+def _payable(task: Task, asked: list[Configuration], budget: int) -> list[Configuration]:
+    """Those whose codes alone do not take more than the budget, beside full precision; all, where no other is left."""
+    dims = {name: own.rows.shape[1] for name, own in task.spaces.items()}
+    found = [one for one in asked if one.full or one.least_nbytes(dims[one.encoder]) * task.total <= budget]
+    return found if any(not one.full for one in found) else asked
 
 
 def _rounds(task: Task) -> list[tuple[int, int, float]]:
@@ -320,8 +330,10 @@ def _projected(one: Configuration, now: _Seen, before: _Seen | None, total: int,
     return now.ms + slope * (total - now.rows)
 
 
-def _remarks(task: Task, full: np.ndarray) -> tuple[str, ...]:
+def _remarks(task: Task, full: np.ndarray, beyond: int) -> tuple[str, ...]:
     said = list(task.remarks)
+    if beyond:
+        said.append(f"{beyond} ways take more than the budget by their codes alone, and were not measured.")
     if task.rows == 1:
         said.append("There is one passage: every search finds it, and only bytes differ.")
     if task.queries == 1:

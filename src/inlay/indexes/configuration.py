@@ -55,6 +55,18 @@ class Configuration:
         """Whether this is an exact search of the rows as they are."""
         return (self.reducer, self.codec, self.index, self.candidates) == ("", FULL, "scan", 0)
 
+    def least_nbytes(self, dim: int) -> int:
+        """Bytes that the codes of a row of `dim` numbers take, links and what is kept once apart; 0 if only fitting
+        tells.
+        """
+        from inlay.codecs.named import codec
+
+        names = [self.codec_name] + ([self.fine] if self.candidates else [])
+        try:
+            return sum(int(codec(name).nbytes(dim)) for name in names)
+        except BadInput:
+            return 0
+
     def __str__(self) -> str:
         index = f"graph ef={self.ef}" if self.index == "graph" else "scan"
         return " · ".join(part for part in (self.encoder, self.codec_name, index, self.rerank) if part)
