@@ -87,7 +87,7 @@ def test_the_cheapest_way_is_chosen():
 
 
 @pytest.mark.parametrize(("other", "hops", "route"), [
-    ("lists", 1.9, "two-hop"), ("lists", 2.1, "lists"), ("through", 1.4, "two-hop"), ("through", 1.6, "through"),
+    ("lists", 1.9, "two-hop"), ("lists", 2.1, "lists"), ("through", 1.9, "two-hop"), ("through", 2.1, "through"),
     ("through", 0.9, "two-hop"),
 ])  # fmt: skip
 def test_two_hops_are_taken_where_nearly_as_cheap(other, hops, route):

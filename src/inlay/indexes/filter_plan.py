@@ -53,9 +53,9 @@ PROBE = 24  # nearest rows that are looked at to see how many pass
 PRIOR = 4  # rows that pass as the filter does on average, and are counted with them: 0 of 24 need not mean none
 APART = 10.0  # the correlation that a probe hopes for
 GAIN = 2.0  # how many times cheaper the search must then be, the probe included
-# How many times as much as another way two hops may be expected to cost: their recall and time change least where a
-# filter goes with the query or against it, which costs measured on drawn filters do not show.
-STEADY = {"lists": 2.0, "through": 1.5, "post": 1.5}
+# How many times as much as another walk, or lists, two hops may be expected to cost: their recall and time change least
+# where a filter goes with the query or against it, which costs measured on drawn filters do not show.
+STEADY = 2.0
 STEEP = {"lists": 0.3, "two-hop": 0.5, "through": 1.0, "post": 1.0}  # how costs rise below the least share measured
 EXPONENT = 0.75  # a walk's time grows like this power of its ef
 
@@ -284,7 +284,7 @@ def choose(
     for way, ef in efs.items():  # lists find out for themselves what passes near the query
         predicted[way] = costs.walk(way, share if local is None or way == "lists" else local, ef)
     route: Any = min(predicted, key=lambda way: predicted[way])
-    if costs.recall and predicted.get("two-hop", math.inf) <= STEADY.get(route, 1.0) * predicted[route]:
+    if route != "scan" and costs.recall and predicted.get("two-hop", math.inf) <= STEADY * predicted[route]:
         route = "two-hop"
     return FilterPlan(route, count, matches, local, predicted, efs.get(route, 0))
 
