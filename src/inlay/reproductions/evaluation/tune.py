@@ -2,12 +2,14 @@
 
 Three collections of the encoder in the box: SciFact with its judgments, SciFact with the same queries and no judgments,
 and the Python standard library, whose passages ask for themselves. On each the whole grid is measured to the end, and
-then found by halving under two budgets, an eighth and a twenty-fourth of the bytes of float32 rows. Both recommend by
-the same rule; the halving's choice is judged by what the exhaustive run measured of it. Time is processor time of both,
-so that another program's work does not count. Then the choice under the first budget is applied to a copy and measured.
+then found by halving: under two budgets, an eighth and a twenty-fourth of the bytes of float32 rows, and under none,
+for the fewest bytes that keep 98 % of the quality. Both recommend by the same rule. The halving's choice is judged by
+what the exhaustive run measured of it: by quality, and by bytes too where there was no budget. Time is processor time
+of both, so that another program's work does not count. Then the choice under the first budget is applied to a copy and
+measured.
 
-The claim counts as shown if, everywhere, the halving's choice is within 1 % of the quality of the exhaustive one, in at
-most a quarter of its time, and the applied collection's quality and bytes are within 1 % and 10 % of what was promised.
+The claim counts as shown if, everywhere, the halving's choice is within 1 % of the exhaustive one, in at most a quarter
+of its time, and the applied collection's quality and bytes are within 1 % and 10 % of what was promised.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from inlay.evaluation.tuning_task import Task
 from inlay.reproductions.result import Figure, Result
 
 PAPER = "Optimization of embeddings storage for RAG systems (arXiv 2505.00105, 2025), the grid; halving is inlay's own"
-BUDGETS = {"1/8": 8, "1/24": 24}
+BUDGETS: dict[str, int | None] = {"1/8 of the bytes": 8, "1/24 of the bytes": 24, "no budget": None}
 FLOOR = 0.98
 QUERIES = 300
 NEAR, QUARTER, BYTES = 0.01, 0.25, 0.10
@@ -111,21 +113,24 @@ def _measured(path: Path, asked: list[Question] | None, seed: int, copy: Path, p
     with inlay.open(path, mode="r") as c:
         every = len(c.passages_with_vectors())
         task = sample_collection(c, asked, rows=every, queries=QUERIES, seed=seed)
-    whole, spent = _timed(task, None, progress)
+    whole, spent = _timed(task, None, progress, halving=False)
     full = whole.full.nbytes
     points = {one.configuration: one for one in whole.points}
     budgets: dict[str, Any] = {}
     choices: dict[str, Recommendation] = {}
     for name, part in BUDGETS.items():
-        best = whole.recommend(budget=full // part, floor=FLOOR)
-        halved, took = _timed(task, full // part, progress)
-        choices[name] = chosen = halved.recommend(budget=full // part, floor=FLOOR)
+        budget = None if part is None else full // part
+        best = whole.recommend(budget=budget, floor=FLOOR)
+        halved, took = _timed(task, budget, progress)
+        choices[name] = chosen = halved.recommend(budget=budget, floor=FLOOR)
+        share = points[chosen.point.configuration].quality / max(best.point.quality, 1e-9)
+        if budget is None:  # asked for the fewest bytes, it must find about as few
+            share = min(share, best.point.nbytes / chosen.point.nbytes)
         budgets[name] = {
             "exhaustive": str(best.point.configuration), "halving": str(chosen.point.configuration),
-            "share of the best": points[chosen.point.configuration].quality / max(best.point.quality, 1e-9),
-            "time": took / spent, "work": halved.work / whole.work,
+            "share of the best": share, "time": took / spent, "work": halved.work / whole.work,
         }  # fmt: skip
-    chosen = choices["1/8"]
+    chosen = choices["1/8 of the bytes"]
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(path, copy)
     with inlay.open(copy) as c:
@@ -138,10 +143,10 @@ def _measured(path: Path, asked: list[Question] | None, seed: int, copy: Path, p
     }  # fmt: skip
 
 
-def _timed(task: Task, budget: int | None, progress: bool) -> tuple[Tuning, float]:
-    """What is found, and the processor's seconds; without a budget, by the whole grid."""
+def _timed(task: Task, budget: int | None, progress: bool, halving: bool = True) -> tuple[Tuning, float]:
+    """What is found, and the processor's seconds."""
     began = time.process_time()
-    found = tune(task, budget=budget, floor=FLOOR, halving=budget is not None, progress=progress)
+    found = tune(task, budget=budget, floor=FLOOR, halving=halving, progress=progress)
     return found, time.process_time() - began
 
 
@@ -154,7 +159,7 @@ def _detail(found: dict[str, dict[str, Any]], checks: tuple[bool, ...]) -> str:
         said.append(f"{'Yes' if held else 'No'}: {text}{bar}.")
     for name, one in found.items():
         cases = "; ".join(
-            f"{part} of the bytes: {case['halving']} has {case['share of the best']:.1%} of the quality of "
+            f"{part}: {case['halving']} is {case['share of the best']:.1%} as good as "
             f"{case['exhaustive']}, in {case['time']:.2f} of the time and {case['work']:.2f} of the work"
             for part, case in one["budgets"].items()
         )
