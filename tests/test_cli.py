@@ -10,6 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -523,6 +525,8 @@ def test_search_while_another_process_writes(here: Path) -> None:
 
 _HOLD = """
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from inlay.collection.lock import WriterLock
 import time
@@ -777,6 +781,38 @@ def test_encode_lines(here: Path, ending: str) -> None:
     np.testing.assert_allclose(rows, inlay.encoder(NUMEN).encode_document(lines), rtol=1e-5, atol=1e-6)
     run("encode", "-", "-o", str(output), "--encoder", NUMEN, "--query", stdin="one line")
     assert not [name for name in os.listdir(here) if name.endswith(".partial")]
+
+
+@contextmanager
+def release_before() -> Iterator[None]:
+    """The model in the package is the one of another release."""
+    from inlay.encoders import box
+
+    with pytest.MonkeyPatch.context() as patch:
+        made = box.fingerprint
+        patch.setattr(box, "fingerprint", lambda *given: made(*given)[:-4] + "0000")
+        yield
+
+
+@pytest.mark.parametrize("first", [("search", "bake a loaf"), ("index",)])
+def test_another_model_in_the_package_makes_the_index_again(here: Path, first: tuple[str, ...]) -> None:
+    with release_before():
+        run("index", "--exclude", "*.txt")
+    assert "--rebuild" in run("search", "bake a loaf", "--no-sync", code=2).stderr
+    assert "indexed again" in run(*first).stderr
+    again = run("search", "bake a loaf", "--json")
+    assert "indexed again" not in again.stderr
+    assert "bread.md" in again.stdout
+    assert json.loads(run("index", "--json").stdout)["files"] == 2  # it still covers what it covered
+
+
+def test_a_collection_elsewhere_is_not_made_again_unasked(here: Path) -> None:
+    kept = str(here.parent / "kept.inlay")
+    with release_before():
+        run("index", "--output", kept)
+    assert "--rebuild" in run("index", kept, code=2).stderr
+    run("index", "--rebuild", kept)
+    assert "bread.md" in run("search", "bake a loaf", kept).stdout
 
 
 def test_encode_refuses(here: Path) -> None:

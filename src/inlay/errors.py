@@ -9,6 +9,7 @@ __all__ = [
     "InlayWarning",
     "Locked",
     "MissingExtra",
+    "ModelChanged",
     "Offline",
     "SpaceMismatch",
 ]
@@ -24,6 +25,10 @@ class BadInput(InlayError, ValueError):
 
 class SpaceMismatch(InlayError):
     """Vectors of different spaces were about to be compared: another model, dimension or metric."""
+
+
+class ModelChanged(SpaceMismatch):
+    """A model of the name that a collection was made with is there, but it is another one now."""
 
 
 class Corrupt(InlayError):

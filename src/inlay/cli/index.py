@@ -6,21 +6,22 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from inlay.cli.places import Place, is_collection, locate, mirror_of
-from inlay.errors import BadInput, InlayError, SpaceMismatch
+from inlay.errors import BadInput, InlayError, ModelChanged, SpaceMismatch
 
 if TYPE_CHECKING:
     from inlay.collection import Collection
     from inlay.collection.folder import SyncReport
 
-__all__ = ["command", "mirror", "open_place", "say"]
+__all__ = ["command", "mirror", "open_place", "say", "with_present_model"]
 
+T = TypeVar("T")
 SKIPPED_SHOWN = 5
 
 
@@ -56,16 +57,21 @@ def command(
     covers: dict[str, Any] = {"include": list(include) or None, "exclude": list(exclude) or None, "hidden": hidden}
     if rebuild and place.exists:
         encoder, covers = _start_again(place, encoder, covers)
-    with open_place(place, encoder=encoder) as collection:
-        report = mirror(collection, place, **covers)
-        thinned = collection.thin(progress=sys.stderr.isatty()) if leann else None
-        embedded = collection.embed(progress=sys.stderr.isatty()) if embed else 0
-        owed = collection.info()["spaces"].get("dense", {}).get("pending", 0)
+
+    def made() -> tuple[SyncReport, Any, int, int]:
+        with open_place(place, encoder=encoder) as collection:
+            collection.check_model()  # where no file has changed, nothing else would ask for it
+            report = mirror(collection, place, **covers)
+            thinned = collection.thin(progress=sys.stderr.isatty()) if leann else None
+            embedded = collection.embed(progress=sys.stderr.isatty()) if embed else 0
+            return report, thinned, embedded, collection.info()["spaces"].get("dense", {}).get("pending", 0)
+
+    report, thinned, embedded, owed = with_present_model(place, made)
     if json_wanted:
         from inlay.cli.show import print_json
 
-        made = {"embedded": embedded, "collection": str(place.collection)} | ({"dense": thinned} if thinned else {})
-        print_json(dataclasses.asdict(report) | made)
+        more = {"embedded": embedded, "collection": str(place.collection)} | ({"dense": thinned} if thinned else {})
+        print_json(dataclasses.asdict(report) | more)
         return
     for name, reason in report.skipped[:SKIPPED_SHOWN]:
         say(f"skipped {name}: {reason}")
@@ -100,6 +106,22 @@ def open_place(place: Place, *, encoder: Any = None, mode: Literal["a", "r"] = "
             f"the index of {place} has vectors of another encoder than {encoder!r}, and they cannot be compared. "
             f"To use it instead: inlay index --rebuild --encoder {encoder!r} {place}"
         ) from error
+
+
+def with_present_model(place: Place, work: Callable[[], T]) -> T:
+    """Do some work on the index of a folder; where the model that comes with inlay is another one by now, make the
+    index again first. A collection that was put elsewhere is left as it is, and the error says what to do.
+    """
+    try:
+        return work()
+    except ModelChanged:
+        if not place.cached or place.folder is None:
+            raise
+        say(f"the model is another one since {place} was indexed: it is indexed again")
+        encoder, covers = _start_again(place, None, dict.fromkeys(("include", "exclude", "hidden")))
+        with open_place(place, encoder=encoder) as collection:
+            mirror(collection, place, **covers)
+        return work()
 
 
 def mirror(

@@ -101,20 +101,24 @@ def command(
 def _search(
     query: str, place: Place, options: dict[str, Any], *, encoder: str | None, sync: bool
 ) -> tuple[list[Hit], Place]:
-    from inlay.cli.index import open_place
+    from inlay.cli.index import open_place, with_present_model
     from inlay.cli.where import both
 
     if not sync and not place.exists:
         raise BadInput(f"{place} is not indexed yet; leave --no-sync out, or run: inlay index {place}")
-    # For writing also where nothing is synchronised: vectors that are made for this query are kept for the next.
-    with open_place(place, encoder=encoder) as collection:
-        if sync and place.folder is not None:
-            _refresh(collection, place)
-        hits = collection.search(
-            query, options["k"], where=both(options["where"], place.where), mode=options["mode"], per="chunk"
-        )
-        # A collection that was asked for by its own name may still mirror a folder: its paths lie below that one.
-        mirrored = collection.settings.get("folder") if place.folder is None else None
+
+    def found() -> tuple[list[Hit], str | None]:
+        # For writing also where nothing is synchronised: vectors that are made for this query are kept for the next.
+        with open_place(place, encoder=encoder) as collection:
+            if sync and place.folder is not None:
+                _refresh(collection, place)
+            hits = collection.search(
+                query, options["k"], where=both(options["where"], place.where), mode=options["mode"], per="chunk"
+            )
+            # A collection that was asked for by its own name may still mirror a folder: its paths lie below that one.
+            return hits, collection.settings.get("folder") if place.folder is None else None
+
+    hits, mirrored = with_present_model(place, found) if sync else found()
     return hits, dataclasses.replace(place, folder=Path(mirrored)) if mirrored and os.path.isdir(mirrored) else place
 
 

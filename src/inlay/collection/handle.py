@@ -17,7 +17,7 @@ from inlay.collection.pending import fill
 from inlay.collection.segment import Segment
 from inlay.collection.snapshot import DENSE, LEXICAL, Snapshot, StoredSpace, stored_spaces
 from inlay.collection.writer import Writer
-from inlay.errors import BadInput, InlayError, Locked, SpaceMismatch
+from inlay.errors import BadInput, InlayError, Locked, ModelChanged, SpaceMismatch
 from inlay.io import sync_folder
 from inlay.types import Chunk, Document, Space, SpaceMap
 
@@ -183,12 +183,21 @@ class Handle:
 
                 made = by_name(**stored.spec)
                 if made.space.fingerprint != stored.space.fingerprint:
-                    raise SpaceMismatch(
+                    raise ModelChanged(
                         f"{made!r} is no longer the model that made the vectors of {self.path} (it was "
-                        f"{stored.space.fingerprint}, it is {made.space.fingerprint}): index again or restore the model"
+                        f"{stored.space.fingerprint}, it is {made.space.fingerprint}): restore the model or make the "
+                        "collection again; inlay index --rebuild does so for a folder"
                     )
                 self._encoder = made
         return self._encoder
+
+    def check_model(self) -> None:
+        """See that the model that made the dense vectors is still what its name stands for.
+
+        Raises:
+            ModelChanged: it is another one now, and queries by it cannot be compared with these vectors.
+        """
+        self._dense_encoder()
 
     def _document_encoder(self) -> Any:
         """What makes rows of documents, or None where it is not at hand.

@@ -36,8 +36,8 @@ __all__ = ["Round", "Tuning", "tune"]
 
 MARGIN = 0.005  # of the full quality: what a configuration must gain to be worth more bytes or time
 RESAMPLES, LEVEL = 400, 2.5
-FEWEST_QUERIES, FEWEST_ROWS = 16, 256  # of a round
-FEWEST_WAYS = 2  # of a family that go on, if there are as many
+FEWEST_QUERIES, FEWEST_ROWS = 32, 256  # of a round
+FEWEST_WAYS = 3  # of a family that go on, if there are as many
 ROUNDS = ((1 / 8, 1 / 8, 1 / 8), (1 / 4, 1 / 4, 1 / 15))  # share of rows, of queries, and of configurations that go on
 TIMED = 30  # calls at least, in the last round
 WARM = 3
