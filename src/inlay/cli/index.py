@@ -120,7 +120,7 @@ def with_present_model(place: Place, work: Callable[[], T]) -> T:
         say(f"the model is another one since {place} was indexed: it is indexed again")
         encoder, covers = _start_again(place, None, dict.fromkeys(("include", "exclude", "hidden")))
         with open_place(place, encoder=encoder) as collection:
-            mirror(collection, place, **covers)
+            _remember(collection, place, covers)
         return work()
 
 
@@ -144,13 +144,8 @@ def mirror(
     from inlay.collection.folder import sync
 
     assert place.source is not None
-    remembered = collection.settings.get("covers") or {}
-    given = {"include": include, "exclude": exclude, "hidden": hidden}
-    covers = remembered | {name: value for name, value in given.items() if value is not None}
     # Before the work, so that an index whose making was interrupted is listed, and goes on as it began.
-    for name, value in {"folder": os.fspath(place.source), "covers": covers or None}.items():
-        if collection.settings.get(name) != value:
-            collection.settings[name] = value
+    covers = _remember(collection, place, {"include": include, "exclude": exclude, "hidden": hidden})
     return sync(
         collection,
         place.source,
@@ -159,6 +154,16 @@ def mirror(
         exclude=[*covers.get("exclude", ()), *_itself(place)],
         hidden=covers.get("hidden", False),
     )
+
+
+def _remember(collection: Collection, place: Place, given: dict[str, Any]) -> dict[str, Any]:
+    """Write down which folder a collection mirrors and what of it, and return the latter; None is as it was before."""
+    remembered = collection.settings.get("covers") or {}
+    covers = remembered | {name: value for name, value in given.items() if value is not None}
+    for name, value in {"folder": os.fspath(place.source or ""), "covers": covers or None}.items():
+        if collection.settings.get(name) != value:
+            collection.settings[name] = value
+    return covers
 
 
 def summary(report: SyncReport) -> str:

@@ -69,8 +69,7 @@ class Chain(Composable):
     @property
     def fixed_nbytes(self) -> int:
         """Bytes of map and codec, kept once."""
-        own = getattr(self.codec, "fixed_nbytes", getattr(self.codec, "codebook_nbytes", 0))
-        return int(self.map.nbytes) + int(own)
+        return int(self.map.nbytes) + fixed_nbytes(self.codec)
 
     def fit(self, rows: np.ndarray) -> Self:
         """Fit the map on rows [n, dim], and the codec on what it gives."""
@@ -204,3 +203,8 @@ def _width_out(map: Any, dim: int) -> int:
     if keep is None:
         raise BadInput(f"the width that {map!r} gives is known once it is fitted; call fit(rows) first")
     return int(keep)
+
+
+def fixed_nbytes(codec: Any) -> int:
+    """Bytes that a codec keeps once, whatever the number of rows."""
+    return int(getattr(codec, "fixed_nbytes", getattr(codec, "codebook_nbytes", 0)))

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from inlay.codecs.chain import codec_of
+from inlay.codecs.chain import codec_of, fixed_nbytes
 from inlay.errors import BadInput
 from inlay.indexes.coded import Coded
 from inlay.indexes.configuration import Configuration
 
-__all__ = ["Arranged", "Ranked", "fixed_nbytes"]
+__all__ = ["Arranged", "Ranked"]
 
 MAP = "float32"  # the codec behind a map that is kept beside a graph: it changes nothing
 
@@ -143,8 +143,3 @@ class Arranged:
         from inlay.codecs.named import codec
 
         return Chain(self.map, codec(MAP))
-
-
-def fixed_nbytes(codec: Any) -> int:
-    """Bytes that a codec keeps once."""
-    return int(getattr(codec, "fixed_nbytes", getattr(codec, "codebook_nbytes", 0)))

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from inlay import sealed
-from inlay.codecs.chain import Chain, codec_facts, codec_of
+from inlay.codecs.chain import Chain, codec_facts, codec_of, fixed_nbytes
 from inlay.codecs.scalar import Quantised
 from inlay.errors import BadInput, Corrupt
 from inlay.indexes.flat import checked_k, checked_mask, checked_rows
@@ -93,8 +93,7 @@ class Coded:
     def nbytes(self) -> int:
         """Bytes of codes, of what a cosine needs, and of what the codec keeps once."""
         extra = 4 if self.metric == "cosine" and not self._bits and not self._own_scales() else 0
-        fixed = int(getattr(self.codec, "fixed_nbytes", getattr(self.codec, "codebook_nbytes", 0)))
-        return self._count * (self.codec.nbytes(self.dim) + extra) + fixed
+        return self._count * (self.codec.nbytes(self.dim) + extra) + fixed_nbytes(self.codec)
 
     def decoded(self, ids: np.ndarray) -> np.ndarray:
         """Rows of ids as their codes have them, float32 [n, dim]; for cosines, at the codec's length or at length 1."""

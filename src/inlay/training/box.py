@@ -97,8 +97,7 @@ def _keep_columns(mine: nn.Linear, theirs: nn.Linear, columns: Tensor, mean: Ten
 class _Rows(torch.autograd.Function):
     """Rows of a table, their gradient added to the table's where it belongs.
 
-    PyTorch's own lookup makes a whole table of zeros on every way back, and a batch has one for each of its parts:
-    two fifths of a step.
+    PyTorch's own lookup makes a whole table of zeros on every way back, and a batch has one for each of its parts.
     """
 
     @staticmethod

@@ -53,10 +53,7 @@ TEXTS_A_MINUTE = 3500  # with max_minutes
 DIM = 256  # of the static table
 STATIC_SHARE, FINE_SHARE = 0.3, 0.3  # of the time of the first two legs, and of what the teacher leaves
 LEAST = 0.2  # of max_minutes is left to the legs, however long the teacher took
-EPOCHS = 4  # of the last leg: after two, texts held out came as near the teacher's as those it had seen
 AGREE = 3000  # texts kept to see how far model and teacher agree
-# How many times another reader's share: what is searched are passages and functions, not terms.
-SHARES = {"chapters": 3, "python": 2}
 # Tables of INLAY_DATA that hold English to learn from.
 TABLES = (
     "pairs/qqp", "pairs/flickr8k_captions", "classification/ag_news", "classification/banking77", "text/english_text",
@@ -193,8 +190,8 @@ def finish(
         static_sim=(1.5, GramMatch(), "tokens"),
     )  # fmt: skip
     stage = Stage(
-        sources=sources, losses=losses, epochs=None if steps else EPOCHS, steps=steps, batch_size=256, micro=16,
-        lr=5e-4, weight_decay=0.0, warmup=50, schedule=schedule, teacher=teacher,
+        sources=sources, losses=losses, epochs=None if steps else 2, steps=steps, batch_size=256, micro=16, lr=5e-4,
+        weight_decay=0.0, warmup=50, schedule=schedule, teacher=teacher,
         choice=neighbourhoods(mixed(), teacher), name="fine",
     )  # fmt: skip
     trainer = Trainer(model, [stage], folder, seed=seed, max_minutes=max_minutes, identity="box fine",
@@ -243,10 +240,9 @@ def _gathered(most: int, data: Path | None, judged: list[str]) -> dict[str, list
         files["tables"] = [data / f"{name}{end}" for name in TABLES for end in (".tsv.gz", ".jsonl.gz")]
         files["tables"] = [path for path in files["tables"] if path.exists()]
     there = {name: paths for name, paths in files.items() if paths}
-    shares = {name: SHARES.get(name, 1) for name in there}
-    share = 2 * most // max(1, sum(shares.values()))  # more than is needed: not every reader finds its share
+    share = 2 * most // max(1, len(there))  # more than is needed: not every reader finds its share
     found = {
-        name: gather(READERS[name][1], paths, shares[name] * share, english if name in PROSE else bool, of=package)
+        name: gather(READERS[name][1], paths, share, english if name in PROSE else bool, of=package)
         if name in READERS
         else gather(table, paths, share)
         for name, paths in there.items()
