@@ -1,11 +1,14 @@
 """The encoder in the box beside its teacher: quality, bytes, texts a second, cold start.
 
-    INLAY_DATA=DIR python -m benchmarks.box [minilm] [box] [int8] [static] [hybrid] [lazy] [speed] [robust] [share]
+    INLAY_DATA=DIR python -m benchmarks.box [minilm] [box] [int8] [static] [hybrid] [lazy] [speed] [robust]
+    INLAY_DATA=DIR python -m benchmarks.box share
+    INLAY_DATA=DIR python -m benchmarks.box learn [--weights DIR]
 
 Every part adds to results/box-frontier.json. `box` is run by numpy in 32 bits, `int8` is the same by onnxruntime in 8.
-`lazy` is the hybrid of a large addition, where only the best by words have vectors. `share` is the one that chooses
-something: the weight of the box beside BM25 (`Box.hybrid_share`), on training pairs alone (summary of a docstring →
-function, title → body, caption → another caption); all other parts only judge. MiniLM is the original in float32; its
+`lazy` is the hybrid of a large addition, where only the best by words have vectors. Two parts choose something, on
+what may be learnt from: `share` the weight of the box beside BM25 (`Box.hybrid_share`), on pairs (summary of a
+docstring → function, title → body, caption → another caption); `learn` between weights, on the judgments to learn from
+of SciFact and CoSQA and three sets of pairs. All other parts only judge. MiniLM is the original in float32; its
 texts are cut at 256 tokens, as its authors do.
 """
 
@@ -67,21 +70,37 @@ def sts(data: Path, split: str) -> tuple[list[str], list[str], np.ndarray]:
 
 def quality(encode: Encode) -> dict[str, float]:
     """nDCG@10 of exact search by vectors alone on each set, and Spearman's correlation on STS-B's test split."""
-    from inlay.evaluation.measures import per_query
     from inlay.training.probe import spearman
 
     found = {}
     for name in SETS:
-        test = judged(name)
-        scores = encode(list(test.queries.values())) @ encode(test.texts).T
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :100]
-        run = {query: {test.ids[d]: float(scores[i, d]) for d in best[i]} for i, query in enumerate(test.queries)}
-        found[name] = round(float(per_query(run, test.qrels, ["ndcg@10"])["ndcg@10"].mean()), 4)
+        found[name] = _ndcg(encode, judged(name))
         click.echo(f"  {name} {found[name]}")
     found["mean"] = round(float(np.mean([found[name] for name in SETS])), 4)
     a, b, gold = sts(folder(), "test")
     found["sts"] = round(spearman((encode(a) * encode(b)).sum(1), gold), 4)
     click.echo(f"  mean {found['mean']}, STS-B {found['sts']}")
+    return found
+
+
+def _ndcg(encode: Encode, test: Any) -> float:
+    from inlay.evaluation.measures import per_query
+
+    scores = encode(list(test.queries.values())) @ encode(test.texts).T
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :100]
+    run = {query: {test.ids[d]: float(scores[i, d]) for d in best[i]} for i, query in enumerate(test.queries)}
+    return round(float(per_query(run, test.qrels, ["ndcg@10"])["ndcg@10"].mean()), 4)
+
+
+def learn(weights: Path | None) -> dict[str, float]:
+    """nDCG@10 by vectors alone of what weights are chosen by; `weights` are the shipped ones if None."""
+    from benchmarks.fusion_brought import REPORTED_ON, sets
+    from inlay.encoders.box import Box
+
+    encode = Box(path=weights).encode_document
+    found = {name: _ndcg(encode, test) for name, test in sets(folder()) if name != REPORTED_ON}
+    found["mean"] = round(float(np.mean(list(found.values()))), 4)
+    click.echo(f"  {found}")
     return found
 
 
@@ -339,10 +358,12 @@ def table(found: dict[str, Any]) -> str:
 
 
 @click.command(help=__doc__)
-@click.argument("parts", nargs=-1, type=click.Choice([*PARTS, "share"]))
+@click.argument("parts", nargs=-1, type=click.Choice([*PARTS, "share", "learn"]))
 @click.option("--pairs", type=click.Path(path_type=Path), help="for `share`: JSON of set → [[query, document], …].")
+@click.option("--weights", type=click.Path(path_type=Path), help="for `learn`: a folder that `inlay train box` wrote; "
+              "nothing is recorded.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
-def main(parts: tuple[str, ...], pairs: Path | None, out: Path) -> None:
+def main(parts: tuple[str, ...], pairs: Path | None, weights: Path | None, out: Path) -> None:
     """Run parts and write them."""
     makers: dict[str, Callable[[], dict[str, Any]]] = {
         "minilm": lambda: quality(minilm()),
@@ -354,10 +375,13 @@ def main(parts: tuple[str, ...], pairs: Path | None, out: Path) -> None:
         "speed": speed,
         "robust": robust,
         "share": lambda: share(pairs),
+        "learn": lambda: learn(weights),
     }
     for part in parts or PARTS:
         click.echo(part)
         made = makers[part]()
+        if part == "learn" and weights is not None:
+            continue
         found = json.loads(out.read_text()) if out.exists() else {}
         found[part] = made
         out.parent.mkdir(exist_ok=True)

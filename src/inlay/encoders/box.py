@@ -139,8 +139,7 @@ class _Network:
         self.positions = weights.float("positions")
         self.norm = Norm(weights.float("norm.gain"), weights.float("norm.offset"))
         self.layers: list[Layer] = []
-        while f"layers.{len(self.layers)}.qkv" in weights:
-            prefix = f"layers.{len(self.layers)}"
+        for prefix in (f"layers.{i}" for i in range(weights.depth)):
             parts = [
                 Linear(
                     np.ascontiguousarray(weights.float(f"{prefix}.{name}").T), weights.float(f"{prefix}.{name}.offset")

@@ -7,6 +7,7 @@ output. `quantised` makes the arrays, `Weights` reads them.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,11 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return name in self._pack
 
+    @property
+    def depth(self) -> int:
+        """How many layers there are."""
+        return next(i for i in itertools.count() if f"layers.{i}.qkv" not in self)
+
     def array(self, name: str) -> np.ndarray:
         """An array as stored, read only."""
         return self._pack[name]
@@ -76,9 +82,7 @@ def graph_weights(weights: Weights, *, signed: bool) -> dict[str, np.ndarray]:
     # The only matrix stored in float: 8 bits are enough for it too.
     codes, scale = eight_bits(weights.float("table.map").T)
     found |= {"table.map": laid(codes), "table.map.scale": scale}
-    depth = 0
-    while f"layers.{depth}.qkv" in weights:
-        at = f"layers.{depth}"
+    for at in (f"layers.{i}" for i in range(weights.depth)):
         for name in (f"{at}.{part}" for part in ("qkv", "out", "up", "down")):
             scale, zero = weights.float(f"{name}.range")
             found |= {name: laid(weights.array(name)), f"{name}.scale": weights.float(f"{name}.scale")}
@@ -86,7 +90,6 @@ def graph_weights(weights: Weights, *, signed: bool) -> dict[str, np.ndarray]:
             found |= {f"{name}.in.scale": np.array(scale, np.float32), f"{name}.in.zero": np.array(zero, np.uint8)}
         for name in (f"{at}.{part}.{of}" for part in ("after_attention", "after_hidden") for of in ("gain", "offset")):
             found[name] = weights.float(name)
-        depth += 1
     return found
 
 

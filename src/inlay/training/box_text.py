@@ -16,8 +16,11 @@ import random
 import re
 import subprocess
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item", bound=Hashable)
 
 __all__ = ["PROSE", "READERS", "Reader", "english", "gather", "passages"]
 
@@ -28,7 +31,7 @@ LARGEST = 3_000_000  # bytes of a file
 # Every fourth word of English prose is one of these; of listings, and of other languages, none is.
 COMMON = frozenset("the of and to a in is for that with are be this on by it as or an from".split())
 
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"(])")
+SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"(])")
 _TAG = re.compile(r"<[^>]+>")
 _NOT_TEXT = re.compile(r"(?is)<(script|style|nav|head)\b.*?</\1>")
 _BLOCK = re.compile(r"(?is)<(h[1-4]|p|dd|li)\b[^>]*>(.*?)</\1>")
@@ -42,7 +45,7 @@ def clean(text: str) -> str:
 
 def passages(text: str, draw: random.Random) -> Iterator[str]:
     """Sentences, one at a time or, four times out of ten, several together: queries are short, documents are not."""
-    sentences = [s for s in _SENTENCE.split(clean(text)) if 3 <= len(s) <= 500]
+    sentences = [s for s in SENTENCE.split(clean(text)) if 3 <= len(s) <= 500]
     at = 0
     while at < len(sentences):
         count = 1 if draw.random() < 0.6 else draw.choice((2, 3, 4, 6, 8, 12))
@@ -58,31 +61,37 @@ def english(text: str) -> bool:
     return len(words) < 12 or sum(word in COMMON for word in words) >= 0.12 * len(words)
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
     data = path.read_bytes()
     data = gzip.decompress(data) if path.suffix in (".gz", ".dz") else data
     return data.decode("utf-8", "replace") if len(data) < LARGEST else ""
 
 
-def wordnet(path: Path) -> Iterator[str]:
-    """Lemmas, glosses, and examples of a `data.noun` and its like."""
-    draw = random.Random(path.name)
+def synsets(path: Path) -> Iterator[tuple[list[str], str, list[str]]]:
+    """Lemmas, gloss and examples of each synset of a `data.noun` and its like."""
     for line in path.read_text("latin-1").splitlines():
         head, bar, gloss = line.partition("|")
         if line.startswith("  ") or not bar:
             continue
         fields = head.split()
         lemmas = [fields[4 + 2 * i].split("(")[0].replace("_", " ") for i in range(int(fields[3], 16))]
-        parts = [part.strip(' ;"') for part in re.split(r";\s*(?=\")", gloss)]
-        yield parts[0]
+        first, *examples = [part.strip(' ;"') for part in re.split(r";\s*(?=\")", gloss)]
+        yield lemmas, first, examples
+
+
+def wordnet(path: Path) -> Iterator[str]:
+    """Lemmas, glosses, and examples of a `data.noun` and its like."""
+    draw = random.Random(path.name)
+    for lemmas, gloss, examples in synsets(path):
+        yield gloss
         yield from lemmas
         if draw.random() < 0.6:
-            yield f"{draw.choice(lemmas)}: {parts[0]}"
-        yield from (part for part in parts[1:] if len(part) > 15)
+            yield f"{draw.choice(lemmas)}: {gloss}"
+        yield from (example for example in examples if len(example) > 15)
 
 
-def dictionary(path: Path) -> Iterator[str]:
-    """Entries of a dictd dictionary, given its `.index`."""
+def entries(path: Path) -> Iterator[tuple[str, str]]:
+    """Headwords and entries of a dictd dictionary, given its `.index`."""
     body = gzip.decompress(path.with_suffix(".dict.dz").read_bytes())
 
     def number(digits: str) -> int:
@@ -96,25 +105,36 @@ def dictionary(path: Path) -> Iterator[str]:
         if len(place) == 2 and not word.startswith("00"):
             start = number(place[0])
             entry = body[start : start + number(place[1])].decode("utf-8", "replace")
-            yield clean(re.sub(r"[{}]|\[[^\]]{1,40}\]", "", entry))[:700]
+            yield word, clean(re.sub(r"[{}]|\[[^\]]{1,40}\]", "", entry))[:700]
+
+
+def dictionary(path: Path) -> Iterator[str]:
+    """Entries of a dictd dictionary, given its `.index`."""
+    for _, entry in entries(path):
+        yield entry
 
 
 def manual(path: Path) -> Iterator[str]:
     """Paragraphs of a manual page."""
     draw = random.Random(path.name)
-    text = re.sub(r"\\f[A-Z]|\\&", "", _read(path)).replace("\\-", "-")
+    text = re.sub(r"\\f[A-Z]|\\&", "", read(path)).replace("\\-", "-")
     for paragraph in re.split(r"\n\.(?:PP|TP|SH|SS|LP|P|IP)[^\n]*", text):
         paragraph = re.sub(r"(?m)^[.'].*$", "", re.sub(r"(?m)^\.[A-Z]{1,2} ", "", paragraph))
         if 40 < len(paragraph) < 1500:
             yield from passages(paragraph, draw)
 
 
+def blocks(path: Path) -> Iterator[tuple[str, str]]:
+    """Tag and text of each heading, paragraph and item of an HTML page."""
+    for kind, inner in _BLOCK.findall(_NOT_TEXT.sub("", read(path))):
+        yield kind.lower(), clean(html.unescape(_TAG.sub(" ", inner))).replace("¶", "")
+
+
 def web(path: Path) -> Iterator[str]:
     """Headings and paragraphs of an HTML page."""
     draw = random.Random(path.name)
-    for kind, inner in _BLOCK.findall(_NOT_TEXT.sub("", _read(path))):
-        text = clean(html.unescape(_TAG.sub(" ", inner))).replace("¶", "")
-        if kind[0] in "hH":
+    for kind, text in blocks(path):
+        if kind[0] == "h":
             if 5 < len(text) < 150 and " " in text:
                 yield text
         elif 25 < len(text) < 1500 and text.count(" ") > 3:
@@ -125,10 +145,10 @@ def chapters(path: Path) -> Iterator[str]:
     """Paragraphs of an HTML page that follow each other, as many as make an abstract's length."""
     draw = random.Random(path.name)
     held, wanted = "", draw.choice(LENGTHS)
-    for kind, inner in _BLOCK.findall(_NOT_TEXT.sub("", _read(path))):
-        if kind not in "pP":
+    for kind, text in blocks(path):
+        if kind != "p":
             continue
-        held = f"{held} {clean(html.unescape(_TAG.sub(' ', inner)))}".strip()
+        held = f"{held} {text}".strip()
         if len(held) >= wanted:
             if held.count(" ") > len(held) / 12:  # tables and listings have few spaces
                 yield held[:LONGEST]
@@ -138,7 +158,7 @@ def chapters(path: Path) -> Iterator[str]:
 def prose(path: Path) -> Iterator[str]:
     """Paragraphs of Markdown, reStructuredText, Perl's documentation or a package's description, code left out."""
     draw = random.Random(path.name)
-    for paragraph in re.sub(r"(?s)```.*?```", "", _read(path)).split("\n\n"):
+    for paragraph in re.sub(r"(?s)```.*?```", "", read(path)).split("\n\n"):
         if paragraph.startswith(("    ", "\t", "|", "..")):
             continue
         text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"(?m)^=\w+", "", paragraph))
@@ -148,9 +168,11 @@ def prose(path: Path) -> Iterator[str]:
             yield from passages(text, draw)
 
 
-def python(path: Path) -> Iterator[str]:
-    """Docstrings, functions with or without them, and questions after their names."""
-    draw, text = random.Random(path.name), _read(path)
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def documented(text: str) -> Iterator[tuple[Definition, str, str, str]]:
+    """Definition, docstring, source, and source without the docstring, of what is documented in a Python file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -159,28 +181,40 @@ def python(path: Path) -> Iterator[str]:
         return
     lines = text.split("\n")
     for node in ast.walk(tree):
-        documented = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node)
-        if not documented or len(documented) < 20:
+        docstring = isinstance(node, Definition) and ast.get_docstring(node)
+        if not docstring or len(docstring) < 20:
             continue
-        assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-        if isinstance(node, ast.ClassDef):
-            yield from passages(documented[:1200], draw)
-            continue
+        assert isinstance(node, Definition)
         first = node.body[0]
-        yield clean(documented.split("\n\n")[0])[:500]
-        if len(node.body) > 1:
-            whole = lines[node.lineno - 1 : node.end_lineno]
-            bare = whole[: first.lineno - node.lineno] + lines[first.end_lineno or 0 : node.end_lineno]
-            yield clean("\n".join(draw.choice((whole, bare))))[:LONGEST]
-        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", node.name).strip("_").replace("_", " ").lower()
+        whole = lines[node.lineno - 1 : node.end_lineno]
+        bare = whole[: first.lineno - node.lineno] + lines[first.end_lineno or 0 : node.end_lineno]
+        yield node, docstring, "\n".join(whole), "\n".join(bare) if len(node.body) > 1 else ""
+
+
+def in_words(name: str) -> str:
+    """An identifier as one would say it."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).strip("_").replace("_", " ").lower()
+
+
+def python(path: Path) -> Iterator[str]:
+    """Docstrings, functions with or without them, and questions after their names."""
+    draw = random.Random(path.name)
+    for node, docstring, whole, bare in documented(read(path)):
+        if isinstance(node, ast.ClassDef):
+            yield from passages(docstring[:1200], draw)
+            continue
+        yield clean(docstring.split("\n\n")[0])[:500]
+        if bare:
+            yield clean(draw.choice((whole, bare)))[:LONGEST]
+        words = in_words(node.name)
         if " " in words and draw.random() < 0.3:
-            yield draw.choice(("python ", "python how to ", "how to ", "")) + words
+            yield draw.choice(ASKED) + words
 
 
 def table(path: Path) -> Iterator[str]:
     """Every cell of a tab-separated table, and every string of JSON lines, that reads as text."""
     draw = random.Random(path.name)
-    for line in _read(path).splitlines()[1 if ".tsv" in path.name else 0 :]:
+    for line in read(path).splitlines()[1 if ".tsv" in path.name else 0 :]:
         cells = (
             line.split("\t") if ".tsv" in path.name else [v for v in json.loads(line).values() if isinstance(v, str)]
         )
@@ -191,8 +225,8 @@ def table(path: Path) -> Iterator[str]:
                 yield clean(cell)
 
 
-def descriptions(path: Path) -> Iterator[str]:
-    """Summaries and paragraphs of an index of package descriptions, whatever it is compressed with."""
+def described(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Summary and paragraphs of each package of an index of descriptions, whatever it is compressed with."""
     shown = subprocess.run(["/usr/lib/apt/apt-helper", "cat-file", str(path)], capture_output=True, check=False)
     seen: set[str] = set()
     for summary, body in re.findall(
@@ -201,10 +235,17 @@ def descriptions(path: Path) -> Iterator[str]:
         paragraphs = [clean(part)[:LONGEST] for part in re.split(r"\n \.\n", body)]
         if paragraphs[0][:60] not in seen:
             seen.add(paragraphs[0][:60])
-            yield summary
-            yield from (part for part in paragraphs if len(part) > 40)
+            yield summary, paragraphs
 
 
+def descriptions(path: Path) -> Iterator[str]:
+    """Summaries and paragraphs of an index of package descriptions."""
+    for summary, paragraphs in described(path):
+        yield summary
+        yield from (part for part in paragraphs if len(part) > 40)
+
+
+ASKED = ("python ", "python how to ", "how to ", "")  # in front of a function's name
 PROSE = ("manuals", "documentation", "chapters", "perl", "descriptions")  # readers of which only English is kept
 READERS: dict[str, tuple[str, Reader]] = {
     # name → what its files are called below a root, and how they are read
@@ -233,22 +274,30 @@ def gather(
         seed: of the order.
         of: file → name of its collection; so that a manual in ten thousand pages does not crowd out ten others.
     """
+    return collected(reader, files, most, lambda text: len(text) <= LONGEST and keep(text), seed, of)
+
+
+def collected(
+    reader: Callable[[Path], Iterator[Item]], files: Iterable[Path], most: int, keep: Callable[[Item], bool],
+    seed: int = 0, of: Callable[[Path], str] = str,
+) -> list[Item]:  # fmt: skip
+    """As `gather`, of whatever a reader yields."""
     draw = random.Random(seed)
     parts: dict[str, list[Path]] = {}
     for path in sorted(files):
         parts.setdefault(of(path), []).append(path)
     for part in parts.values():
         draw.shuffle(part)
-    turns = list(parts.values())
-    draw.shuffle(turns)
-    found: dict[str, None] = {}
-    for path in filter(None, itertools.chain.from_iterable(itertools.zip_longest(*turns))):
+    rounds = list(parts.values())
+    draw.shuffle(rounds)
+    found: dict[Item, None] = {}
+    for path in filter(None, itertools.chain.from_iterable(itertools.zip_longest(*rounds))):
         if len(found) >= 2 * most:
             break
         try:
-            found.update(dict.fromkeys(text for text in reader(path) if len(text) <= LONGEST and keep(text)))
+            found.update(dict.fromkeys(item for item in reader(path) if keep(item)))
         except (OSError, ValueError, EOFError):
             continue  # a file that is not what it is called is no reason to stop
-    texts = list(found)
-    random.Random(seed).shuffle(texts)
-    return texts[:most]
+    items = list(found)
+    random.Random(seed).shuffle(items)
+    return items[:most]

