@@ -240,6 +240,17 @@ def test_halving_finds_what_the_whole_grid_finds_at_a_quarter_of_the_work(budget
         assert (same.values == one.values).all()
 
 
+def test_few_graphs_are_built_again():
+    pytest.importorskip("numba")
+    ways = grid(32, 1500)
+    assert len({(one.reducer, one.codec) for one in ways if one.index == "graph"}) > 4
+    found = tune(task_of(1500, 80), ways)
+    built = {(one.configuration.reducer, one.configuration.codec) for one in found.points
+             if one.configuration.index == "graph"}  # fmt: skip
+    assert 1 <= len(built) <= 3
+    assert len({one.configuration.index for one in found.points}) == 2  # and scans compete with them
+
+
 def test_no_way_takes_fewer_bytes_than_its_codes_alone():
     task = task_of(1500, 20)
     found = tune(task, grid(32, 1500), halving=False)

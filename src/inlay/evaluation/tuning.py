@@ -38,6 +38,7 @@ MARGIN = 0.005  # of the full quality: what a configuration must gain to be wort
 RESAMPLES, LEVEL = 400, 2.5
 FEWEST_QUERIES, FEWEST_ROWS = 32, 256  # of a round
 FEWEST_WAYS = 3  # of a family that go on, if there are as many
+GRAPHS = 2  # that are built again, and one more for each further family: a build costs as much as many searches
 ROUNDS = ((1 / 8, 1 / 8, 1 / 8), (1 / 4, 1 / 4, 1 / 15))  # share of rows, of queries, and of configurations that go on
 TIMED = 30  # calls at least, in the last round
 WARM = 3
@@ -276,6 +277,7 @@ def _going_on(
     weights = np.stack(list(weights_of_resamples(queries, RESAMPLES, seed))) / queries
     means = {one: weights @ found.values for one, found in seen.items()}
     chosen: list[Configuration] = []
+    built: list[tuple[str, str]] = []
     for family in dict.fromkeys(one.family for one in seen):
         own = {one: found for one, found in seen.items() if one.family == family}
         kept = _unbeaten(own, means, margin * full)
@@ -285,7 +287,10 @@ def _going_on(
         first = bounds.order({one: own[one] for one in kept}, full)
         second = sorted(kept, key=lambda one: -gains[one])
         turns = [one for pair in zip(first, second) for one in pair]
-        chosen += list(dict.fromkeys([*turns, *first, *second]))[:room]
+        order = list(dict.fromkeys([*turns, *first, *second]))
+        own_builds = ((one.reducer, one.codec) for one in order if one.index == "graph")
+        built = list(dict.fromkeys([*built, *own_builds]))[: max(GRAPHS, len(built) + 1)]
+        chosen += [one for one in order if one.index != "graph" or (one.reducer, one.codec) in built][:room]
     return chosen
 
 
