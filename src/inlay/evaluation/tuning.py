@@ -245,7 +245,7 @@ def _measured(
             shelf, encoder = Shelf(own.rows, task.metric, seed=task.seed, rough=rough), one.encoder
         try:
             made = shelf.made(one)
-            found, ms = _asked_one_by_one(made, own.queries, task.depth, least)
+            found, ms = _asked_one_by_one(made, own.queries, task.depth, least, warm=1 if rough else WARM)
         except BadInput as error:
             unfit[one] = str(error)
             continue
@@ -254,9 +254,11 @@ def _measured(
     return seen, unfit
 
 
-def _asked_one_by_one(made: Made, queries: np.ndarray, depth: int, least: int) -> tuple[list[np.ndarray], float]:
+def _asked_one_by_one(
+    made: Made, queries: np.ndarray, depth: int, least: int, warm: int
+) -> tuple[list[np.ndarray], float]:
     """What is found for each query, and the median of milliseconds, one query a call."""
-    for query in queries[:WARM]:
+    for query in queries[:warm]:
         made.search(query, depth)
     found, took = [], []
     for i in range(max(len(queries), least)):
@@ -300,11 +302,8 @@ def _unbeaten(
     """From the cheapest on: those that a kept one may fall short of by more than the margin."""
     kept: list[Configuration] = []
     for one in sorted(own, key=lambda one: (own[one].nbytes, own[one].ms, -float(own[one].values.mean()))):
-        beaten = any(
-            own[other].ms <= own[one].ms * SLOWER + BLUR and np.percentile(means[other] - means[one], LEVEL) >= -margin
-            for other in kept
-        )
-        if not beaten:
+        soon = [means[other] for other in kept if own[other].ms <= own[one].ms * SLOWER + BLUR]
+        if not soon or (np.percentile(np.array(soon) - means[one], LEVEL, axis=1) < -margin).all():
             kept.append(one)
     return kept
 

