@@ -19,7 +19,7 @@ from inlay.kernels.dense import normalise
 __all__ = ["Made", "Shelf"]
 
 SHARED = ("float16", "int8")  # codes that order the candidates of many
-FEW = 2  # rounds of k-means for a first look
+FEW = 4  # rounds of k-means for a first look
 
 Search = Callable[[np.ndarray, int], np.ndarray]
 
