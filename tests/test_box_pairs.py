@@ -49,6 +49,17 @@ def test_headings_announce_what_is_below_them(tmp_path: Path) -> None:
     assert found[0][1].startswith("The lift of a wing")
 
 
+@pytest.mark.parametrize(
+    ("heading", "asked"),
+    [("3 Stall speed", "Stall speed"), ("B.2. Stall speed", "Stall speed"), ("HTTP status codes", "HTTP status codes"),
+     ("A wing that stalls", "A wing that stalls")],
+)  # fmt: skip
+def test_only_numbers_are_taken_off_headings(tmp_path: Path, heading: str, asked: str) -> None:
+    path = tmp_path / "a.html"
+    path.write_text(f"<h1>{heading}</h1><p>{PARAGRAPH * 4}</p>")
+    assert [found for found, _ in sections(path)] == [asked]
+
+
 def test_a_sentence_is_mostly_left_out_of_its_own_passage(tmp_path: Path) -> None:
     path = tmp_path / "a.html"
     path.write_text("".join(f"<p>{PARAGRAPH.replace('wing', f'wing of kind {i}')}</p>" for i in range(400)))

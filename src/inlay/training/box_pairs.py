@@ -69,7 +69,7 @@ def sections(path: Path) -> Iterator[Pair]:
             held = f"{held} {text}".strip() if len(held) < wanted else held
             continue
         yield from pair()
-        heading = re.sub(r"^[\dA-Z]+(\.\d+)*\.?\s+", "", text)[:150]
+        heading = re.sub(r"^(?:\d+|[A-Z](?=\.))(\.\d+)*\.?\s+", "", text)[:150]
         page, held, wanted = page or heading, "", draw.choice(LENGTHS)
     yield from pair()
 
