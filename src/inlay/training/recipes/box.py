@@ -77,6 +77,7 @@ def run(
         start: weights to go on from, as the recipe writes them: the last leg alone is run.
     """
     began = time.monotonic()
+    depth = 0 if start is None else Weights(Path(start)).depth  # before hours of work
     output = Path(output)
     kept = output / "training"
     kept.mkdir(parents=True, exist_ok=True)
@@ -123,7 +124,7 @@ def run(
                                        progress=progress, resume=resume, lighter=lighter)  # fmt: skip
         max_minutes = None if max_minutes is None else FINE_SHARE * max_minutes
     else:
-        model = _restored(start, minilm, some, lighter)
+        model = _restored(start, minilm, some, depth, lighter)
     while len(model.layers) < DEPTH:
         _deepen(model, minilm, some)
     report, fine = finish(model, pairs, teacher, kept / "fine", looked, seed=seed, max_minutes=max_minutes,
@@ -174,12 +175,12 @@ def begin(
     return model, [before, trainer.run(resume=resume)], [alone, whole]
 
 
-def _restored(folder: str | Path, minilm: Transformer, some: list[str], lighter: bool) -> BoxModel:
+def _restored(folder: str | Path, minilm: Transformer, some: list[str], depth: int, lighter: bool) -> BoxModel:
     """What was trained before."""
     count = len(minilm.backbone.get_input_embeddings().weight)
     model = BoxModel(minilm, some, static=torch.ones(count, DIM), static_map=torch.ones(DIM, minilm.dim),
                      lighter=lighter)  # fmt: skip
-    for _ in range(Weights(Path(folder)).depth - len(model.layers)):
+    for _ in range(depth - len(model.layers)):
         _deepen(model, minilm, some)
     return model.restore(folder)
 
