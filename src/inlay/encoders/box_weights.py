@@ -22,6 +22,7 @@ __all__ = ["FOLDER", "HASHES", "Weights", "graph_weights", "write"]
 FOLDER = Path(__file__).with_name("weights")
 GRAPHS = {False: "box.onnx", True: "box_signed.onnx"}  # by whether matrices are int8
 HASHES = "box.json"  # file name → BLAKE2b of its content, in hex
+AGAIN = "install inlay again, or where the weights are your own, write them again"
 
 
 class Weights:
@@ -43,7 +44,7 @@ class Weights:
                     self.graphs[signed] = (folder / name).read_bytes()
                     _checked(folder / name, self.graphs[signed], known[name])
         except (OSError, ValueError, KeyError) as error:
-            raise Corrupt(f"the weights in {folder} cannot be read ({error}); install inlay again") from None
+            raise Corrupt(f"the weights in {folder} cannot be read ({error}); {AGAIN}") from None
         self._pack = Pack(data, str(path))
 
     def __contains__(self, name: str) -> bool:
@@ -173,5 +174,5 @@ def _digest(data: bytes) -> str:
 def _checked(path: Path, data: bytes, known: str) -> str:
     found = _digest(data)
     if found != known:
-        raise Corrupt(f"{path} is not the file that was shipped (its BLAKE2b is {found}); install inlay again")
+        raise Corrupt(f"{path} is not the file it was when written (its BLAKE2b is {found}); {AGAIN}")
     return found

