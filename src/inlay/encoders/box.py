@@ -1,6 +1,6 @@
 """The encoder in the box: English sentence vectors with nothing to download and nothing but numpy to run.
 
-A text's vector is the sum of two: what its tokens say each by itself (a table), and what three narrow transformer
+A text's vector is the sum of two: what its tokens say each by itself (a table), and what four narrow transformer
 layers make of them together. Both were learnt from all-MiniLM-L6-v2 by `inlay train box`; `weights/README.md` is the
 card.
 """
