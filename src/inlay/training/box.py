@@ -48,7 +48,7 @@ class NarrowLayer(nn.Module):
         found = self.qkv(rows)
         wide = found if full else found.new_zeros(n, length, found.shape[1]).masked_scatter(keep[..., None], found)
         q, k, v = wide.view(n, length, 3, self.heads, HEAD).permute(2, 0, 3, 1, 4)
-        unseen = None if full else torch.zeros(keep.shape, dtype=q.dtype).masked_fill(~keep, -1e4)[:, None, None]
+        unseen = None if full else q.new_zeros(keep.shape).masked_fill(~keep, -1e4)[:, None, None]
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=unseen).transpose(1, 2).reshape(n, length, -1)
         rows = self.after_attention(rows + self.out(seen.flatten(0, 1) if full else seen[keep]))
         return self.after_hidden(rows + self.down(F.gelu(self.up(rows), approximate="tanh")))
@@ -231,7 +231,8 @@ class BoxModel(Model):
 
     def _entering_layer(self, at: int, text: str) -> Tensor:
         tokens = self.tokenize([text])
-        rows, keep = self._embedded(tokens), tokens.mask.bool()
+        keep = tokens.mask.bool()
+        rows = self._embedded(tokens.ids[keep], keep)
         for layer in self.layers[:at]:
             rows = layer(rows, keep)
         return rows
@@ -266,25 +267,24 @@ class BoxModel(Model):
     def forward(self, tokens: TransformerTokens) -> dict[str, Tensor]:
         """Unit rows by output."""
         keep = tokens.mask.bool()
-        count = keep.sum(1)
+        ids, count = tokens.ids[keep], keep.sum(1)
         owner = torch.arange(len(keep), device=keep.device).repeat_interleave(count)
         # Plain attention while training: the fused kernel's way back is half as fast on texts this short.
         plain = sdpa_kernel(SDPBackend.MATH) if self.training else nullcontext()
         with plain, torch.autocast(keep.device.type, torch.bfloat16, enabled=self.lighter and self.training):
-            rows = self._embedded(tokens)
+            rows = self._embedded(ids, keep)
             for layer in self.layers:
                 rows = layer(rows, keep)
         summed = rows.new_zeros(len(keep), self.dim, dtype=torch.float32).index_add(0, owner, rows.float())
-        words = self._looked_up(self.static, tokens.ids[keep])
+        words = self._looked_up(self.static, ids)
         alone = unit(words.new_zeros(len(keep), words.shape[1]).index_add(0, owner, words))
         mapped = self.static_map(alone)
         return {MAIN: unit(unit(summed / count[:, None]) + self.gate * mapped), "static": unit(mapped), "tokens": alone}
 
-    def _embedded(self, tokens: TransformerTokens) -> Tensor:
-        """What enters the layers, of the places kept, [tokens, dim]."""
-        keep = tokens.mask.bool()
+    def _embedded(self, ids: Tensor, keep: Tensor) -> Tensor:
+        """What enters the layers, [tokens, dim], of ids [tokens] at the places kept."""
         places = torch.arange(keep.shape[1], device=keep.device).expand_as(keep)[keep]
-        known = self.table_map(self._looked_up(self.table, tokens.ids[keep]))
+        known = self.table_map(self._looked_up(self.table, ids))
         rows: Tensor = self.norm(known + _Rows.apply(self.positions, places))  # type: ignore[no-untyped-call]
         return rows
 

@@ -59,6 +59,7 @@ TAU, ANSWERS = 0.05, 0.15  # temperature and weight of the contrast
 TABLE_SHARE, TWO_SHARE = 0.2, 0.5  # at most, of the time that is left when the first and the second leg begin
 TEACHER_SHARE, TRIED = 1 / 3, 256  # of the time, and texts by which its speed is told
 LEAST = 0.2  # of max_minutes is left to the legs, however long everything before took
+READ = 16  # texts the teacher reads at once: more of them pad more
 AGREE = 3000  # texts kept to see how far model and teacher agree
 
 
@@ -95,7 +96,7 @@ def run(
     minilm = quicker(minilm_folder())
     minilm.backbone.requires_grad_(False)
     encoder: Any = minilm
-    teacher = Teacher(kept / "teacher", encoder, batch_size=16)
+    teacher = Teacher(kept / "teacher", encoder, batch_size=READ)
     if max_minutes is not None:
         told = kept / "share.txt"  # a run that goes on has the texts it began with
         if not (resume and told.exists()):
@@ -116,7 +117,7 @@ def run(
         return right(model) | agrees(model)
 
     def left(share: float = 1.0) -> float | None:
-        """Minutes."""
+        """Minutes that a leg may take of what remains, None without a limit."""
         return None if ends is None else max(share * (ends - time.monotonic()) / 60, 1e-3)
 
     some = _some(sources, 4000)
@@ -226,7 +227,7 @@ def _affordable(sources: list[Source], minilm: Transformer, seconds: float) -> f
     """Share of the texts that the teacher reads in so many seconds."""
     some = list(dict.fromkeys(_some(sources, TRIED)))
     began = time.monotonic()
-    minilm.encode_document(some, batch_size=16)
+    minilm.encode_document(some, batch_size=READ)
     every = sum(len(source.texts()) for source in sources)
     return min(1.0, seconds / (time.monotonic() - began) * len(some) / every)
 
