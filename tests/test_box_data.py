@@ -64,6 +64,17 @@ def test_pairs_of_all_packages_are_kept_for_the_next_run(machine: Path) -> None:
     assert [list(source) for source in again] == [list(source) for source in found]
 
 
+def test_gathering_that_was_cut_off_begins_again(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*args: object, **named: object) -> str:
+        raise KeyboardInterrupt
+
+    for what in (box_data.pairs, box_data.sources):
+        with monkeypatch.context() as cutting, pytest.raises(KeyboardInterrupt):
+            cutting.setattr(json, "dumps", cut)
+            what(500, machine, True, [])
+        assert sum(map(len, what(500, machine, True, []))) > 10
+
+
 def test_a_machine_without_text_says_what_to_do(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INLAY_TEXT", str(tmp_path / "nothing"))
     for what in (box_data.pairs, box_data.sources):

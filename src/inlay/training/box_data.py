@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from inlay.errors import BadInput
+from inlay.io import atomic_write
 from inlay.training.box_pairs import PAIRS, gather_pairs
 from inlay.training.box_text import PROSE, READERS, english, gather, table
 from inlay.training.example import Example, read, write
@@ -44,7 +45,7 @@ def sources(most: int, kept: Path, resume: bool, judged: list[str]) -> list[Sour
     """Text to learn from."""
     path = kept / "text.json"
     if not (resume and path.exists()):
-        path.write_text(json.dumps(_gathered(most, _data(), judged), ensure_ascii=False), encoding="utf-8")
+        atomic_write(path, json.dumps(_gathered(most, _data(), judged), ensure_ascii=False).encode())
     found = [texts(items, name=name) for name, items in json.loads(path.read_text("utf-8")).items()]
     if not found:
         raise BadInput("no text on this machine: install documentation, or name folders in INLAY_TEXT")
@@ -61,7 +62,9 @@ def pairs(most: int, kept: Path, resume: bool, judged: list[str]) -> list[Source
             _, reader, share = PAIRS[name]
             wanted = round(1.1 * share * most)  # some are judged
             examples += [Example(a, [b], source=name) for a, b in gather_pairs(reader, paths, wanted, package)]
-        write(path, decontaminate(Source("pairs", examples), judged))
+        part = path.with_name(f"part-{path.name}")  # half of the pairs must not pass for all of them
+        write(part, decontaminate(Source("pairs", examples), judged))
+        part.replace(path)
     of: dict[str, list[Example]] = {}
     for example in read(path):
         of.setdefault(example.source, []).append(example)

@@ -30,6 +30,7 @@ import torch
 
 from inlay.encoders.box_weights import Weights
 from inlay.encoders.minilm import minilm_folder
+from inlay.io import atomic_write
 from inlay.training import box_data
 from inlay.training.batching import mixed
 from inlay.training.box import BoxModel
@@ -100,7 +101,8 @@ def run(
     if max_minutes is not None:
         told = kept / "share.txt"  # a run that goes on has the texts it began with
         if not (resume and told.exists()):
-            told.write_text(str(_affordable([*sources, *pairs], minilm, TEACHER_SHARE * 60 * max_minutes)))
+            afforded = _affordable([*sources, *pairs], minilm, TEACHER_SHARE * 60 * max_minutes)
+            atomic_write(told, str(afforded).encode())
         share = float(told.read_text())
         sources, pairs = ([_first(source, share) for source in part] for part in (sources, pairs))
     away = _some([*sources, *pairs], min(AGREE, sum(map(len, [*sources, *pairs])) // 10))
