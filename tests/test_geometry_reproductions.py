@@ -57,7 +57,7 @@ def test_rows_without_weights_are_unit_rows_of_their_first_list():
 
 
 def test_without_its_package_minilm_is_left_out(monkeypatch):
-    monkeypatch.setattr(_text_rows.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert _text_rows.minilm(["a text"]) is None
 
 
