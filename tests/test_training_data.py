@@ -24,6 +24,7 @@ from inlay.training import (
     TitleText,
     Wrap,
     by_length,
+    by_loss,
     consistent,
     decontaminate,
     dedupe,
@@ -300,6 +301,24 @@ def test_by_length_keeps_lengths_together() -> None:
     rows = [Example("x" * n + str(i), [f"p{i}"]) for i, n in enumerate([5, 50] * 40)]
     for batch in some(Batcher([Source("s", rows)], 8, choice=by_length(mixed(), [20])), 20):
         assert len({len(query) > 20 for query in batch.query}) == 1
+
+
+def test_by_loss_keeps_losses_apart_and_draws_them_by_their_rows() -> None:
+    texts = [source("a", 20, loss="texts"), source("b", 10, loss="texts")]
+    three = [texts[0], source("pairs", 10, loss="pairs"), texts[1]]
+    batcher = Batcher(three, 1, choice=by_loss(mixed()))
+    assert [lane.share for lane in batcher.lanes] == [30, 10]
+    seen = [batch.ids[0] for batch in some(batcher, 40)]
+    assert {number for number, _ in seen} == {0, 1, 2}  # the sources' own numbers, not those within a group
+    for batch in some(Batcher(three, 5, choice=by_loss(mixed())), 30):
+        assert {three[number].loss for number, _ in batch.ids} == {batch.loss}
+        assert all(three[number][row].query == query for (number, row), query in zip(batch.ids, batch.query))
+    rare = Batcher(three, 1, choice=by_loss(mixed(), {"texts": 0.25, "pairs": 0.75}))
+    assert [lane.share for lane in rare.lanes] == [0.25, 0.75]
+    with pytest.raises(BadInput, match="shares for"):
+        Batcher(three, 1, choice=by_loss(mixed(), {"texts": 1}))
+    with pytest.raises(BadInput, match="one_source"):
+        Batcher([*three, source("shy", 4, loss="pairs", in_batch=False)], 2, choice=by_loss(mixed()))
 
 
 def test_what_belongs_to_a_source_travels() -> None:

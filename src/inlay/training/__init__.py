@@ -4,7 +4,8 @@
 
 - rows: `Example`, `read`, `write`; `Source` and its builders in `inlay.training.sources`.
 - better rows: `mine`, `dedupe`, `decontaminate`, `consistent`.
-- batches: `Batcher` with a choice of `mixed`, `one_source`, `quota`, `by_length`; views `Prefix`, `TitleText`, `Wrap`.
+- batches: `Batcher` with a choice of `mixed`, `one_source`, `quota`, `by_length`, `by_loss`; views `Prefix`,
+  `TitleText`, `Wrap`.
 - models: `StaticBag` (a token table), `Transformer` (a local Hugging Face folder); compressed vocabulary tables; sparse
   ones: `Splade`, `SparseHead`, and what their rows cost, `sparse_cost`.
 - losses, each a term over a `Pool` of vectors: `InfoNCE`, `EmbedMatch`, `GramMatch`, `OrderMatch`, `Listwise`,
@@ -26,7 +27,7 @@ from inlay.faces import lazy
 
 if TYPE_CHECKING:
     from inlay.training.after import quantise_table, slerp, soup, task_arithmetic, truncate_dims
-    from inlay.training.batching import Batch, Batcher, by_length, mixed, one_source, quota
+    from inlay.training.batching import Batch, Batcher, by_length, by_loss, mixed, one_source, quota
     from inlay.training.binarisation import learn_binary
     from inlay.training.cached import cached_backward
     from inlay.training.card import write_card
@@ -102,6 +103,7 @@ _HOMES = {
     "Wrap": "views",
     "all_subsets": "free_embeddings",
     "by_length": "batching",
+    "by_loss": "batching",
     "cached_backward": "cached",
     "concat": "teacher",
     "consistent": "mining",
@@ -167,6 +169,7 @@ __all__ = [
     "Wrap",
     "all_subsets",
     "by_length",
+    "by_loss",
     "cached_backward",
     "concat",
     "consistent",

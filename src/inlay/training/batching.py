@@ -21,7 +21,7 @@ from inlay.training.example import Example
 from inlay.training.sources import Source
 from inlay.training.views import Rendered
 
-__all__ = ["Batch", "Batcher", "Choice", "Lane", "by_length", "choice", "mixed", "one_source", "quota"]
+__all__ = ["Batch", "Batcher", "Choice", "Lane", "by_length", "by_loss", "choice", "mixed", "one_source", "quota"]
 
 
 CLASSES = ("class", "cluster")
@@ -144,6 +144,32 @@ def by_length(inner: Choice, edges: Sequence[int]) -> Choice:
             for b in np.unique(bucket):
                 part = rows[bucket == b]
                 found.append(Lane(part, share * len(part) / len(rows)))
+        return found
+
+    return lanes
+
+
+def by_loss(inner: Choice, shares: Mapping[str, float] | None = None) -> Choice:
+    """Another choice among the sources of each loss.
+
+    Args:
+        inner: the choice for each.
+        shares: loss → how often it is drawn; as often as it has rows, if None.
+    """
+
+    def lanes(sources: Sequence[Source]) -> list[Lane]:
+        found: list[Lane] = []
+        losses = list(dict.fromkeys(source.loss for source in sources))
+        if shares is not None and set(shares) != set(losses):
+            raise BadInput(f"by_loss has shares for {sorted(shares)}, the sources ask for {sorted(losses)}")
+        for loss in losses:
+            numbers = np.array([i for i, source in enumerate(sources) if source.loss == loss])
+            group = [sources[i] for i in numbers]
+            inside = inner(group)
+            often = sum(map(len, group)) if shares is None else shares[loss]
+            total = sum(lane.share for lane in inside)
+            for rows, share in inside:
+                found.append(Lane(np.stack([numbers[rows[:, 0]], rows[:, 1]], axis=1), often * share / total))
         return found
 
     return lanes

@@ -15,7 +15,7 @@ from pathlib import Path
 from inlay.errors import BadInput
 from inlay.io import atomic_write
 from inlay.training.box_pairs import PAIRS, gather_pairs
-from inlay.training.box_text import PROSE, READERS, english, gather, table
+from inlay.training.box_text import PROSE, READERS, english, gather, speeches, table
 from inlay.training.example import Example, read, write
 from inlay.training.mining import decontaminate
 from inlay.training.sources import Source, docstring_code, graded, texts
@@ -26,6 +26,7 @@ __all__ = ["held_out", "pairs", "sources"]
 TABLES = (
     "classification/clinc150", "classification/sentence_polarity", "text/gsm8k", "llm_routing/routing_mmlu",
 )  # fmt: skip
+IN_DATA = {"tables": table, "speeches": speeches}  # readers of what INLAY_DATA holds
 
 
 def _data() -> Path | None:
@@ -89,13 +90,14 @@ def _gathered(most: int, data: Path | None, judged: list[str]) -> dict[str, list
     files, package = _files({name: pattern for name, (pattern, _) in READERS.items()})
     if data is not None:
         files["tables"] = [data / f"{name}{end}" for name in TABLES for end in (".tsv.gz", ".jsonl.gz")]
-        files["tables"] = [path for path in files["tables"] if path.exists()]
+        files["speeches"] = [data / "text/english_text.jsonl.gz"]
+        files |= {name: [path for path in files[name] if path.exists()] for name in IN_DATA}
     there = {name: paths for name, paths in files.items() if paths}
     share = 2 * most // max(1, len(there))  # more than is needed: not every reader finds its share
     found = {
         name: gather(READERS[name][1], paths, share, english if name in PROSE else bool, of=package)
         if name in READERS
-        else gather(table, paths, share)
+        else gather(IN_DATA[name], paths, share)
         for name, paths in there.items()
     }
     over = max(sum(map(len, found.values())) / most, 1)

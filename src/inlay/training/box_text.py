@@ -1,8 +1,9 @@
 """English text that a machine already has: what the box is distilled on. Each reader yields texts of one kind of file.
 
 Dictionaries and WordNet give single words, terms and definitions; manuals and documentation give sentences and
-passages; Python files give docstrings, functions with and without them, and what one would type to find them. None of
-it is shipped: a model's card names its sources.
+passages; Python files give docstrings, functions with and without them, and what one would type to find them; games,
+fortunes and speeches give English about people and things, R's vignettes about biology and statistics. None of it is
+shipped: a model's card names its sources.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
-__all__ = ["PROSE", "READERS", "Reader", "english", "gather", "passages"]
+__all__ = ["PROSE", "READERS", "Reader", "english", "gather", "passages", "speeches", "table"]
 
 Reader = Callable[[Path], Iterator[str]]
 LONGEST = 1200  # characters of a passage: what mostly fits into 256 tokens
@@ -35,6 +36,15 @@ SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"(])")
 _TAG = re.compile(r"<[^>]+>")
 _NOT_TEXT = re.compile(r"(?is)<(script|style|nav|head)\b.*?</\1>")
 _BLOCK = re.compile(r"(?is)<(h[1-4]|p|dd|li)\b[^>]*>(.*?)</\1>")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.){,2000})"|`([^`]{,2000})`', re.DOTALL)
+# Of R's vignettes: code, equations and tables; citations, links and references; commands, marks and headings.
+_LISTING = re.compile(
+    r"(?ms)^```.*?^```|^<<.*?^@|^---.*?^---|\\begin\{(?:verbatim|equation|align|table).*?\\end\{\w+\*?\}"
+)
+_REFERENCE = re.compile(
+    r"\\(?:cite\w*|ref|label|footnote|url|href|includegraphics)(?:\[[^\]]*\])?\{[^}]*\}|\[@[^\]]*\]"
+)
+_MARKS = re.compile(r"(?m)\\\w+\*?|[\[{}`*~]|\]\([^)]*\)|^[#%].*$")
 _ROMAN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"  # digits of dictd's offsets
 
 
@@ -211,6 +221,45 @@ def python(path: Path) -> Iterator[str]:
             yield draw.choice(ASKED) + words
 
 
+def spoken(path: Path) -> Iterator[str]:
+    """Quoted strings of a game's data that read as sentences: what people say, stories, descriptions of things."""
+    if path.suffix not in (".cfg", ".txt", ".json", ".lua", ".ruleset"):
+        return
+    draw = random.Random(path.name)
+    for quoted in _QUOTED.findall(read(path)):
+        text = clean(re.sub(r"\\[nt]", " ", max(quoted)).replace('\\"', '"'))
+        if text.count(" ") > 4 and text[-1] in ".!?\"')" and not re.search(r"[<{$=|]", text):  # none with a gap to fill
+            yield from passages(text, draw)
+
+
+def sayings(path: Path) -> Iterator[str]:
+    """Entries of a file of fortunes, quotations for the most part."""
+    draw = random.Random(path.name)
+    if not path.suffix:
+        for entry in read(path).split("\n%\n"):
+            yield from passages(entry, draw)
+
+
+def vignette(path: Path) -> Iterator[str]:
+    """Paragraphs of an R package's vignette, code and mark-up left out."""
+    draw = random.Random(path.name)
+    for paragraph in re.split(r"\n\s*\n|\\item\b", _LISTING.sub("", read(path))):
+        paragraph = _MARKS.sub("", _REFERENCE.sub("", paragraph))
+        letters = sum(char.isalpha() or char == " " for char in paragraph)
+        if 40 < len(paragraph) < 2500 and letters > 0.8 * len(paragraph):
+            yield from passages(paragraph, draw)
+
+
+def speeches(path: Path) -> Iterator[str]:
+    """Addresses of presidents, in the public domain, out of JSON lines that hold other texts too."""
+    draw = random.Random(path.name)
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for entry in map(json.loads, lines):
+            if entry["source"] in ("inaugural", "state_union"):
+                for paragraph in entry["text"].split("\n"):
+                    yield from passages(paragraph, draw)
+
+
 def table(path: Path) -> Iterator[str]:
     """Every cell of a tab-separated table, and every string of JSON lines, that reads as text."""
     draw = random.Random(path.name)
@@ -246,7 +295,8 @@ def descriptions(path: Path) -> Iterator[str]:
 
 
 ASKED = ("python ", "python how to ", "how to ", "")  # in front of a function's name
-PROSE = ("manuals", "documentation", "chapters", "perl", "descriptions")  # readers of which only English is kept
+# Readers of which only English is kept.
+PROSE = ("manuals", "documentation", "chapters", "perl", "descriptions", "stories", "fortunes", "vignettes")
 READERS: dict[str, tuple[str, Reader]] = {
     # name → what its files are called below a root, and how they are read
     "wordnet": ("usr/share/wordnet/data.*", wordnet),
@@ -257,6 +307,9 @@ READERS: dict[str, tuple[str, Reader]] = {
     "perl": ("usr/share/perl/**/*.pod", prose),
     "descriptions": ("var/lib/apt/lists/*_i18n_Translation-en*", descriptions),
     "python": ("usr/lib/python3*/**/*.py", python),
+    "stories": ("usr/share/games/*/**/*.*", spoken),
+    "fortunes": ("usr/share/games/fortunes/*", sayings),
+    "vignettes": ("usr/lib/R/site-library/*/doc/*.R[mn][dw]", vignette),
 }
 
 

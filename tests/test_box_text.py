@@ -1,0 +1,108 @@
+"""English that a machine has: what each reader takes from its files, and what it leaves."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+from inlay.training.box_text import READERS, english, gather, sayings, speeches, spoken, vignette
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_what_people_say_in_games(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        "scene.cfg",
+        """
+        [message]
+            speaker=narrator
+            image="units/human-loyalists/knight.png with a long name indeed"
+            message= _ "The old bridge will not hold all of us.\\nGo first, \\"little\\" one."
+        [/message]
+        name="The name of a thing"
+        say `"We have waited here since the winter, and nobody came to ask for us."`
+        count="There are <number> of them waiting for you in the hall."
+        """,
+    )
+    said = " ".join(spoken(path))
+    assert "The old bridge will not hold all of us. Go first, " in said
+    assert '"little" one.' in said
+    assert "We have waited here since the winter" in said
+    for left in ("knight.png", "name of a thing", "<number>", "speaker"):
+        assert left not in said
+    assert not list(spoken(written(tmp_path, "scene.png", path.read_text())))
+
+
+def test_sayings_are_parted_by_percent_signs(tmp_path: Path) -> None:
+    text = "A stitch in time\nsaves nine of them.\n%\nTo be is to do.\n\t\t-- Socrates\n%\n"
+    assert list(sayings(written(tmp_path, "wise", text))) == [
+        "A stitch in time saves nine of them.",
+        "To be is to do. -- Socrates",
+    ]
+    assert not list(sayings(written(tmp_path, "wise.dat", text)))
+
+
+def test_vignettes_without_code_and_commands(tmp_path: Path) -> None:
+    markdown = """---
+title: "What the counts say about the samples of it all"
+---
+# Reads
+
+Reads are counted for every *gene* before the model is fitted, as is told in [the paper](http://a.b/c) [@love2014].
+
+```{r counts}
+counts <- as.matrix(read.table("counts of every gene in all of the samples"))
+```
+"""
+    latex = r"""\\section{Reads}
+% nobody is to read this remark, whatever it may say to us
+The \\emph{dispersion} of a gene is estimated by a maximum of its likelihood \\cite{love2014}, given the means.
+
+<<counts>>=
+counts <- as.matrix(read.table("counts of every gene in all of the samples"))
+@
+""".replace("\\\\", "\\")
+    one = list(vignette(written(tmp_path, "a.Rmd", markdown)))
+    assert one == ["Reads are counted for every gene before the model is fitted, as is told in the paper ."]
+    (two,) = vignette(written(tmp_path, "b.Rnw", latex))
+    assert "dispersion of a gene is estimated by a maximum of its likelihood , given the means." in two
+    assert "cite" not in two
+    assert "nobody" not in two
+
+
+def test_speeches_are_those_in_the_public_domain(tmp_path: Path) -> None:
+    path = tmp_path / "text.jsonl.gz"
+    with gzip.open(path, "wt") as lines:
+        for kind, text in (
+            ("brown", "Nobody may use this."),
+            ("inaugural", "Fellow citizens of ours.\nThe oath is said."),
+        ):
+            lines.write(json.dumps({"_id": kind, "source": kind, "text": text}) + "\n")
+    assert list(speeches(path)) == ["Fellow citizens of ours.", "The oath is said."]
+
+
+def test_files_are_found_where_packages_put_them(tmp_path: Path) -> None:
+    there = {
+        "stories": "usr/share/games/wesnoth/1.16/data/scene.cfg",
+        "fortunes": "usr/share/games/fortunes/wisdom",
+        "vignettes": "usr/lib/R/site-library/DESeq2/doc/DESeq2.Rmd",
+    }
+    for name, at in there.items():
+        written(tmp_path, at, "x")
+        assert [
+            path.relative_to(tmp_path).as_posix() for path in tmp_path.glob(READERS[name][0]) if path.is_file()
+        ] == [at]
+
+
+def test_a_folder_among_the_files_is_no_reason_to_stop(tmp_path: Path) -> None:
+    folder = tmp_path / "data.cfg"
+    folder.mkdir()
+    path = written(tmp_path, "told.txt", 'say "There is nothing in this valley but the wind and us."')
+    assert gather(spoken, [folder, path], 5, english) == ["There is nothing in this valley but the wind and us."]
