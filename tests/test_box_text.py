@@ -61,14 +61,14 @@ Reads are counted for every *gene* before the model is fitted, as is told in [th
 counts <- as.matrix(read.table("counts of every gene in all of the samples"))
 ```
 """
-    latex = r"""\\section{Reads}
+    latex = r"""\section{Reads}
 % nobody is to read this remark, whatever it may say to us
-The \\emph{dispersion} of a gene is estimated by a maximum of its likelihood \\cite{love2014}, given the means.
+The \emph{dispersion} of a gene is estimated by a maximum of its likelihood \cite{love2014}, given the means.
 
 <<counts>>=
 counts <- as.matrix(read.table("counts of every gene in all of the samples"))
 @
-""".replace("\\\\", "\\")
+"""
     one = list(vignette(written(tmp_path, "a.Rmd", markdown)))
     assert one == ["Reads are counted for every gene before the model is fitted, as is told in the paper ."]
     (two,) = vignette(written(tmp_path, "b.Rnw", latex))
@@ -106,3 +106,13 @@ def test_a_folder_among_the_files_is_no_reason_to_stop(tmp_path: Path) -> None:
     folder.mkdir()
     path = written(tmp_path, "told.txt", 'say "There is nothing in this valley but the wind and us."')
     assert gather(spoken, [folder, path], 5, english) == ["There is nothing in this valley but the wind and us."]
+
+
+def test_damaged_files_are_no_reason_to_stop(tmp_path: Path) -> None:
+    whole = gzip.compress(b'{"source": "inaugural", "text": "Fellow citizens of ours."}\n' * 50)
+    damaged = [tmp_path / f"{name}.gz" for name in ("cut", "turned", "other", "no")]
+    for path, data in zip(damaged, (whole[:-12], whole[:15] + b"\xff" * 30, gzip.compress(b'{"text": "x"}\n'), b"no")):
+        path.write_bytes(data)
+    good = written(tmp_path, "good.jsonl.gz", "")
+    good.write_bytes(whole)
+    assert gather(speeches, [*damaged, good], 5) == ["Fellow citizens of ours."]

@@ -17,6 +17,7 @@ import random
 import re
 import subprocess
 import warnings
+import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -255,7 +256,7 @@ def speeches(path: Path) -> Iterator[str]:
     draw = random.Random(path.name)
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for entry in map(json.loads, lines):
-            if entry["source"] in ("inaugural", "state_union"):
+            if entry.get("source") in ("inaugural", "state_union"):
                 for paragraph in entry["text"].split("\n"):
                     yield from passages(paragraph, draw)
 
@@ -349,7 +350,7 @@ def collected(
             break
         try:
             found.update(dict.fromkeys(item for item in reader(path) if keep(item)))
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, zlib.error):
             continue  # a file that is not what it is called is no reason to stop
     items = list(found)
     random.Random(seed).shuffle(items)
