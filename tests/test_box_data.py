@@ -76,6 +76,16 @@ def test_gathering_that_was_cut_off_begins_again(machine: Path, monkeypatch: pyt
         assert sum(map(len, what(500, machine, True, []))) > 10
 
 
+@pytest.mark.parametrize("name", ["text.json", "pairs.jsonl.gz"])
+def test_what_was_kept_and_is_damaged_is_named(machine: Path, name: str) -> None:
+    what = box_data.pairs if name.startswith("pairs") else box_data.sources
+    what(500, machine, False, [])
+    path = machine / name
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(BadInput, match=rf"{name} is damaged.*remove it"):
+        what(500, machine, True, [])
+
+
 def test_a_machine_without_text_says_what_to_do(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INLAY_TEXT", str(tmp_path / "nothing"))
     for what in (box_data.pairs, box_data.sources):

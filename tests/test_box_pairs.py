@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from inlay.training.box_pairs import PAIRS, claims, functions, gather_pairs, purposes, sections, summaries, terms
+from inlay.training.box_pairs import (
+    PAIRS,
+    claims,
+    definitions,
+    functions,
+    gather_pairs,
+    purposes,
+    sections,
+    summaries,
+    terms,
+)  # fmt: skip
 
 PARAGRAPH = "The lift of a wing depends on the angle at which the air meets it, and on the speed of the air itself. "
 
@@ -114,4 +124,51 @@ def test_what_asks_nothing_is_left_out(tmp_path: Path) -> None:
 
 def test_shares_are_of_one_whole() -> None:
     assert sum(share for _, _, share in PAIRS.values()) == pytest.approx(1, abs=0.05)
-    assert {reader for _, reader, _ in PAIRS.values()} == {claims, functions, purposes, sections, summaries, terms}
+    assert {reader for _, reader, _ in PAIRS.values()} == {
+        claims, definitions, functions, purposes, sections, summaries, terms,
+    }  # fmt: skip
+
+
+def test_headwords_of_a_dictionary_stand_before_their_entries(tmp_path: Path) -> None:
+    entry, short = (
+        "wing\n  A {surface} that is moved through the air, and held up by it. [1913 Webster]",
+        "tail\n  End.",
+    )
+    (tmp_path / "d.dict.dz").write_bytes(gzip.compress(f"{entry}{short}".encode()))
+    digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    start, size = digits[len(entry) // 64] + digits[len(entry) % 64], digits[len(short)]
+    (tmp_path / "d.index").write_text(
+        f"00databaseinfo\tA\tC\ntail\t{start}\t{size}\nwing\tA\t{digits[len(entry) // 64]}{digits[len(entry) % 64]}\n"
+    )
+    ((asked, told),) = terms(tmp_path / "d.index")
+    assert asked in ("wing", "what is wing")
+    assert told == "wing A surface that is moved through the air, and held up by it."
+
+
+def test_summaries_of_packages_stand_before_what_describes_them(tmp_path: Path) -> None:
+    path = tmp_path / "lists_i18n_Translation-en"
+    told = "This program reads a folder of notes and answers what is asked about them, without a network."
+    path.write_text(
+        f"Package: a\nDescription-md5: 1\nDescription-en: searcher of notes\n {told}\n .\n More.\n\n"
+        f"Package: b\nDescription-md5: 2\nDescription-en: searcher of notes (debug)\n {told}\n\n"
+        "Package: c\nDescription-md5: 3\nDescription-en: empty one\n Short.\n\n"
+    )
+    assert list(summaries(path)) == [("searcher of notes", told)]
+
+
+def test_names_of_an_ontology_stand_before_what_they_mean(tmp_path: Path) -> None:
+    path = tmp_path / "x.obo"
+    told = "Several cysts are found in the kidney, which does not work."
+    path.write_text("".join(
+        f'[Term]\nid: X:{i}\nname: cysts {i}\ndef: "{told} {i}" []\nsynonym: "kidney trouble {i}" EXACT []\n\n'
+        for i in range(60)
+    ))  # fmt: skip
+    found = list(definitions(path))
+    under = 0
+    for i, (asked, answer) in enumerate(found):
+        names = {f"cysts {i}", f"kidney trouble {i}"}
+        (other,) = names - {asked}
+        assert answer in (f"{told} {i}", f"{other}: {told} {i}")
+        under += answer.startswith(other)
+    assert 0 < under < 60 == len(found)
+    assert 0 < sum(asked.startswith("cysts") for asked, _ in found) < 60

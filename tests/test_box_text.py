@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
-from inlay.training.box_text import READERS, english, gather, sayings, speeches, spoken, vignette
+from inlay.training.box_text import READERS, concepts, english, gather, ontology, sayings, speeches, spoken, vignette
 
 
 def written(folder: Path, name: str, text: str) -> Path:
@@ -116,3 +118,56 @@ def test_damaged_files_are_no_reason_to_stop(tmp_path: Path) -> None:
     good = written(tmp_path, "good.jsonl.gz", "")
     good.write_bytes(whole)
     assert gather(speeches, [*damaged, good], 5) == ["Fellow citizens of ours."]
+
+
+OBO = r"""format-version: 1.2
+
+[Term]
+id: X:1
+name: Multicystic kidney dysplasia
+def: "Many \"cysts\" in the kidney.\nIt does not work." [ORCID:1]
+comment: It can be seen before birth. It is mostly on one side.
+synonym: "Multicystic kidneys" EXACT layperson []
+synonym: "Kidney trouble" BROAD []
+
+[Term]
+id: X:2
+name: nothing said of it
+
+[Term]
+id: X:3
+name: negative regulation of cysts
+def: "Any process that stops cysts." []
+
+[Typedef]
+id: part_of
+name: part of
+def: "Not a term." []
+"""
+
+
+def test_terms_of_an_ontology_in_its_own_format(tmp_path: Path) -> None:
+    path = written(tmp_path, "hp.obo", OBO)
+    names = ["Multicystic kidney dysplasia", "Multicystic kidneys"]
+    told = 'Many "cysts" in the kidney. It does not work.'
+    assert list(concepts(path)) == [(names, told, "It can be seen before birth. It is mostly on one side.")]
+    name, definition, *comment = ontology(path)
+    assert name in names
+    assert definition in (told, f"{name}: {told}")
+    assert " ".join(comment) == "It can be seen before birth. It is mostly on one side."
+
+
+def test_terms_of_an_ontology_in_a_database(tmp_path: Path) -> None:
+    path = tmp_path / "GO.sqlite"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE go_term (_id, go_id, term, ontology, definition)")
+        database.execute("CREATE TABLE go_synonym (_id, synonym, secondary, like_go_id)")
+        database.executemany(
+            "INSERT INTO go_term VALUES (?, ?, ?, 'BP', ?)",
+            [(1, "GO:1", "DNA amplification", "More copies\n are made."), (2, "GO:2", "unsaid", None),
+             (3, "GO:3", "old", "OBSOLETE. Gone.")],
+        )  # fmt: skip
+        database.executemany("INSERT INTO go_synonym VALUES (1, ?, NULL, 0)", [("gene doubling",), ("GO:0000007",)])
+    assert list(concepts(path)) == [(["DNA amplification", "gene doubling"], "More copies are made.", "")]
+    path.write_bytes(b"no database" * 100)
+    assert gather(ontology, [path, written(tmp_path, "b.obo", OBO)], 10)

@@ -47,7 +47,11 @@ def sources(most: int, kept: Path, resume: bool, judged: list[str]) -> list[Sour
     path = kept / "text.json"
     if not (resume and path.exists()):
         atomic_write(path, json.dumps(_gathered(most, _data(), judged), ensure_ascii=False).encode())
-    found = [texts(items, name=name) for name, items in json.loads(path.read_text("utf-8")).items()]
+    try:
+        held = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path} is damaged ({error}); remove it, and the text is gathered again") from None
+    found = [texts(items, name=name) for name, items in held.items()]
     if not found:
         raise BadInput("no text on this machine: install documentation, or name folders in INLAY_TEXT")
     return found

@@ -22,13 +22,17 @@ from inlay.training.box_text import (
     blocks,
     clean,
     collected,
+    concepts,
     described,
     documented,
     english,
     entries,
     in_words,
+    manual_parts,
     read,
+    roff,
     synsets,
+    unmarked,
 )  # fmt: skip
 
 __all__ = ["PAIRS", "Pair", "PairReader", "gather_pairs"]
@@ -78,8 +82,7 @@ def claims(path: Path) -> Iterator[Pair]:
     """A sentence of an HTML page or a manual → what stands around it."""
     draw = random.Random(path.name)
     if path.suffix == ".gz":
-        text = re.sub(r"(?m)^\.[A-Z]{1,2} ", "", re.sub(r"\\f[A-Z]|\\&", "", read(path)).replace("\\-", "-"))
-        parts = [re.sub(r"(?m)^[.'].*$", "", part) for part in re.split(r"\n\.(?:PP|TP|SH|SS|LP|P|IP)[^\n]*", text)]
+        parts = manual_parts(path)
     else:
         parts = [text for kind, text in blocks(path) if kind == "p"]
     held: list[str] = []
@@ -111,6 +114,16 @@ def terms(path: Path) -> Iterator[Pair]:
             yield draw.choice(examples), f"{', '.join(lemmas)}: {gloss}"
 
 
+def definitions(path: Path) -> Iterator[Pair]:
+    """Names of an ontology's terms → what they mean; where there are two names, half of the time under the other."""
+    draw = random.Random(path.name)
+    for names, definition, comment in concepts(path):
+        asked, *others = draw.sample(names, len(names))
+        told = f"{definition} {comment}".strip()
+        if len(definition) > 40:
+            yield asked, (f"{others[0]}: {told}" if others and draw.random() < 0.5 else told)[:LONGEST]
+
+
 def summaries(path: Path) -> Iterator[Pair]:
     """Summaries of packages → a paragraph that describes them."""
     for summary, paragraphs in described(path):
@@ -120,11 +133,11 @@ def summaries(path: Path) -> Iterator[Pair]:
 
 def purposes(path: Path) -> Iterator[Pair]:
     """What a manual page is for, by its NAME → its description."""
-    text = re.sub(r"\\f[A-Z]|\\&", "", read(path)).replace("\\-", "-")
+    text = roff(path)
     named = re.search(r"(?m)^\.SH \"?NAME\"?\s*\n(.+? - .+)$", text)
     body = re.search(r"(?s)\n\.SH \"?DESCRIPTION\"?[^\n]*\n(.*?)(?=\n\.SH|\Z)", text)
     if named and body:
-        told = clean(re.sub(r"(?m)^[.'].*$", "", re.sub(r"(?m)^\.[A-Z]{1,2} ", "", body[1])))
+        told = clean(unmarked(body[1]))
         asked = clean(named[1]).partition(" - ")[2]
         if len(told) > 80 and asked.count(" ") > 1:
             yield asked, told[:LONGEST]
@@ -132,13 +145,15 @@ def purposes(path: Path) -> Iterator[Pair]:
 
 PAIRS: dict[str, tuple[str, PairReader, float]] = {
     # name → what its files are called below a root, how they are read, and its share
-    "functions": ("usr/lib/python3*/**/*.py", functions, 0.29),
-    "sections": ("usr/share/doc/**/*.html", sections, 0.22),
-    "claims": ("usr/share/doc/**/*.html", claims, 0.23),
+    "functions": ("usr/lib/python3*/**/*.py", functions, 0.28),
+    "sections": ("usr/share/doc/**/*.html", sections, 0.20),
+    "claims": ("usr/share/doc/**/*.html", claims, 0.21),
     "manual claims": ("usr/share/man/man[1-8]/*.gz", claims, 0.05),
     "purposes": ("usr/share/man/man[1-8]/*.gz", purposes, 0.03),
     "terms": ("usr/share/wordnet/data.*", terms, 0.05),
     "entries": ("usr/share/dictd/*.index", terms, 0.05),
+    "processes": ("usr/lib/R/site-library/GO.db/extdata/GO.sqlite", definitions, 0.04),
+    "phenotypes": ("usr/lib/python3*/**/*.obo", definitions, 0.04),
     "summaries": ("var/lib/apt/lists/*_i18n_Translation-en*", summaries, 0.06),
 }
 

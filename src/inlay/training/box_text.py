@@ -2,8 +2,8 @@
 
 Dictionaries and WordNet give single words, terms and definitions; manuals and documentation give sentences and
 passages; Python files give docstrings, functions with and without them, and what one would type to find them; games,
-fortunes and speeches give English about people and things, R's vignettes about biology and statistics. None of it is
-shipped: a model's card names its sources.
+fortunes and speeches give English about people and things, ontologies and R's vignettes about biology, medicine and
+statistics. None of it is shipped: a model's card names its sources.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import itertools
 import json
 import random
 import re
+import sqlite3
 import subprocess
 import warnings
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -125,12 +127,25 @@ def dictionary(path: Path) -> Iterator[str]:
         yield entry
 
 
-def manual(path: Path) -> Iterator[str]:
+def roff(path: Path) -> str:
+    """Text of a manual page without its fonts; its requests still stand at the heads of lines."""
+    return re.sub(r"\\f[A-Z]|\\&", "", read(path)).replace("\\-", "-")
+
+
+def unmarked(part: str) -> str:
+    """What is set of a part of a manual page: the words of a line of one font, no other requests."""
+    return re.sub(r"(?m)^[.'].*$", "", re.sub(r"(?m)^\.[A-Z]{1,2} ", "", part))
+
+
+def manual_parts(path: Path) -> list[str]:
     """Paragraphs of a manual page."""
+    return [unmarked(part) for part in re.split(r"\n\.(?:PP|TP|SH|SS|LP|P|IP)[^\n]*", roff(path))]
+
+
+def manual(path: Path) -> Iterator[str]:
+    """Passages of a manual page."""
     draw = random.Random(path.name)
-    text = re.sub(r"\\f[A-Z]|\\&", "", read(path)).replace("\\-", "-")
-    for paragraph in re.split(r"\n\.(?:PP|TP|SH|SS|LP|P|IP)[^\n]*", text):
-        paragraph = re.sub(r"(?m)^[.'].*$", "", re.sub(r"(?m)^\.[A-Z]{1,2} ", "", paragraph))
+    for paragraph in manual_parts(path):
         if 40 < len(paragraph) < 1500:
             yield from passages(paragraph, draw)
 
@@ -251,6 +266,47 @@ def vignette(path: Path) -> Iterator[str]:
             yield from passages(paragraph, draw)
 
 
+def concepts(path: Path) -> Iterator[tuple[list[str], str, str]]:
+    """Names, the first of them its own, definition and comment of each term of an ontology.
+
+    The ontology is a file in OBO format, or the database that R's GO.db brings. How one process regulates another is
+    left out: ten thousand of its definitions differ by a name alone.
+    """
+    for names, definition, comment in (_database if path.suffix == ".sqlite" else _obo)(path):
+        if definition and "regulation of " not in names[0] and not definition.startswith("OBSOLETE"):
+            yield names, definition, comment
+
+
+def _database(path: Path) -> Iterator[tuple[list[str], str, str]]:
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as database:
+        synonyms: dict[int, list[str]] = {}
+        for number, synonym in database.execute("SELECT _id, synonym FROM go_synonym"):
+            if not synonym.startswith("GO:"):
+                synonyms.setdefault(number, []).append(synonym)
+        for number, name, definition in database.execute("SELECT _id, term, definition FROM go_term ORDER BY _id"):
+            yield [name, *synonyms.get(number, ())], clean(definition or ""), ""
+
+
+def _obo(path: Path) -> Iterator[tuple[list[str], str, str]]:
+    for stanza in path.read_text("utf-8", "replace").split("\n\n"):
+        name, definition, comment = (
+            clean("".join(re.findall(rf"(?m)^{line}$", stanza)[:1]).replace('\\"', '"').replace("\\n", " "))
+            for line in ("name: (.+)", r'def: "(.+)" \[.*', "comment: (.+)")
+        )
+        if stanza.startswith("[Term]") and name:
+            yield [name, *re.findall(r'(?m)^synonym: "(.+)" (?:EXACT|NARROW)', stanza)], definition, comment
+
+
+def ontology(path: Path) -> Iterator[str]:
+    """Names, definitions and comments of an ontology's terms."""
+    draw = random.Random(path.name)
+    for names, definition, comment in concepts(path):
+        name = draw.choice(names)
+        yield name
+        yield f"{name}: {definition}" if draw.random() < 0.3 else definition
+        yield from passages(comment, draw)
+
+
 def speeches(path: Path) -> Iterator[str]:
     """Addresses of presidents, in the public domain, out of JSON lines that hold other texts too."""
     draw = random.Random(path.name)
@@ -310,6 +366,8 @@ READERS: dict[str, tuple[str, Reader]] = {
     "python": ("usr/lib/python3*/**/*.py", python),
     "stories": ("usr/share/games/*/**/*.*", spoken),
     "fortunes": ("usr/share/games/fortunes/*", sayings),
+    "processes": ("usr/lib/R/site-library/GO.db/extdata/GO.sqlite", ontology),
+    "phenotypes": ("usr/lib/python3*/**/*.obo", ontology),
     "vignettes": ("usr/lib/R/site-library/*/doc/*.R[mn][dw]", vignette),
 }
 
@@ -350,7 +408,7 @@ def collected(
             break
         try:
             found.update(dict.fromkeys(item for item in reader(path) if keep(item)))
-        except (OSError, ValueError, EOFError, zlib.error):
+        except (OSError, ValueError, EOFError, zlib.error, sqlite3.Error):
             continue  # a file that is not what it is called is no reason to stop
     items = list(found)
     random.Random(seed).shuffle(items)

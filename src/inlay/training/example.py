@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +85,10 @@ def read(path: str | Path) -> list[Example]:
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"no such file of examples: {path}")
-    return list(_read(path))
+    try:
+        return list(_read(path))
+    except (EOFError, UnicodeDecodeError, zlib.error, gzip.BadGzipFile) as error:
+        raise BadInput(f"{path} is damaged ({error}); remove it, or write it again") from None
 
 
 def _read(path: Path) -> Iterator[Example]:

