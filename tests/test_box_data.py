@@ -84,6 +84,10 @@ def test_what_was_kept_and_is_damaged_is_named(machine: Path, name: str) -> None
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(BadInput, match=rf"{name} is damaged.*remove it"):
         what(500, machine, True, [])
+    if name == "text.json":
+        path.write_text("[1, 2]")  # JSON, but not of texts by their source
+        with pytest.raises(BadInput, match="text.json is damaged"):
+            what(500, machine, True, [])
 
 
 def test_a_machine_without_text_says_what_to_do(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from inlay.training.box_pairs import (
     sections,
     summaries,
     terms,
-)  # fmt: skip
+)
 
 PARAGRAPH = "The lift of a wing depends on the angle at which the air meets it, and on the speed of the air itself. "
 

@@ -48,8 +48,8 @@ def sources(most: int, kept: Path, resume: bool, judged: list[str]) -> list[Sour
     if not (resume and path.exists()):
         atomic_write(path, json.dumps(_gathered(most, _data(), judged), ensure_ascii=False).encode())
     try:
-        held = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        held = dict(json.loads(path.read_text("utf-8")))
+    except (TypeError, ValueError) as error:
         raise BadInput(f"{path} is damaged ({error}); remove it, and the text is gathered again") from None
     found = [texts(items, name=name) for name, items in held.items()]
     if not found:
