@@ -86,7 +86,7 @@ def test_what_was_kept_and_is_damaged_is_named(machine: Path, name: str) -> None
         what(500, machine, True, [])
     if name == "text.json":
         path.write_text("[1, 2]")  # JSON, but not of texts by their source
-        with pytest.raises(BadInput, match="text.json is damaged"):
+        with pytest.raises(BadInput, match=r"text\.json is damaged"):
             what(500, machine, True, [])
 
 
